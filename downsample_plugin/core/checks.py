@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a request is refused for, and what may surprise: the one source of these sentences.
+
+Form, program and tests show them as they are. A refusal says what, the value, the allowed range, where the
+bound comes from, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import PlanError
+from .geometry import largest_prime_factor
+from .plan import DownsamplePlan, FilterShape, Recenter
+
+SMALLEST_BOX = 8  # px; less is no image
+LARGEST_BOX = 16384  # px; one image of that box is a gigabyte already
+SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to here
+
+
+def check(plan: DownsamplePlan) -> None:
+    """Raise PlanError with all problems, if there are any."""
+    found = problems(plan)
+    if found:
+        raise PlanError(found)
+
+
+def problems(plan: DownsamplePlan) -> list[str]:
+    """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
+    return (
+        _input_problems(plan)
+        or _box_problems(plan)
+        or _filter_problems(plan) + _normalize_problems(plan) + _nothing_to_do(plan)
+    )
+
+
+def _input_problems(plan: DownsamplePlan) -> list[str]:
+    found = []
+    if plan.box_in < SMALLEST_BOX:
+        found.append(
+            f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} px or more; connect other particles."
+        )
+    if not _positive(plan.apix_in):
+        found.append(
+            f"Sampling rate of the particles: got {plan.apix_in} Å/px, expected a number above 0; "
+            "set the pixel size of the particles first."
+        )
+    return found
+
+
+def _box_problems(plan: DownsamplePlan) -> list[str]:
+    if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
+        return [
+            f"Both a desired pixel size ({plan.target_pixel_size} Å/px) and a Fourier crop to box size "
+            f"({plan.fourier_crop_size} px) are given, expected one of them; leave the other empty."
+        ]
+    if plan.crop_size is not None and not SMALLEST_BOX <= plan.crop_size <= LARGEST_BOX:
+        return [
+            f"Crop / pad to box size: got {plan.crop_size} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
+            "give a box in that range, or leave it empty to keep the box."
+        ]
+    return _pixel_size_problems(plan) or _fourier_crop_problems(plan)
+
+
+def _pixel_size_problems(plan: DownsamplePlan) -> list[str]:
+    target = plan.target_pixel_size
+    if target is None:
+        return []
+    what = f"Desired approx. pixel size: got {target} Å/px, expected "
+    if not _positive(target):
+        return [what + "a number above 0; give a pixel size in Å/px or leave it empty."]
+    if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
+        return [
+            what + f"{plan.apix_in:.5g} Å/px or more (the particles' own pixel size: downsampling does not "
+            "invent detail); give a larger pixel size."
+        ]
+    if plan.box_out < SMALLEST_BOX:
+        return [
+            what + f"at most {plan.apix_in * plan.box_crop / SMALLEST_BOX:.5g} Å/px (an output box of "
+            f"{SMALLEST_BOX} px); give a smaller pixel size."
+        ]
+    return []
+
+
+def _fourier_crop_problems(plan: DownsamplePlan) -> list[str]:
+    if SMALLEST_BOX <= plan.box_out <= plan.box_crop:
+        return []
+    return [
+        f"Fourier crop to box size: got {plan.box_out} px, expected {SMALLEST_BOX} to {plan.box_crop} px "
+        "(the box after cropping: downsampling does not invent detail); give a box in that range."
+    ]
+
+
+def _filter_problems(plan: DownsamplePlan) -> list[str]:
+    found = []
+    for name, resolution in (
+        ("Lowpass", plan.lowpass_resolution),
+        ("Highpass", plan.highpass_resolution),
+    ):
+        if resolution is not None and not _positive(resolution):
+            found.append(
+                f"{name} resolution: got {resolution} Å, expected a number above 0; "
+                "give a resolution in Å or leave it empty."
+            )
+    if found:
+        return found
+    if plan.highpass_resolution is not None:
+        finest = max(plan.nyquist_resolution, plan.lowpass_resolution or 0)
+        if plan.highpass_resolution <= finest:
+            found.append(
+                f"Highpass resolution: got {plan.highpass_resolution} Å, expected more than {finest:.5g} Å "
+                "(the finest detail that the output or the lowpass leaves: nothing would remain); "
+                "give a larger number, such as 200."
+            )
+    if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH and not 1 <= plan.filter_order <= 1000:
+        found.append(f"Filter order: got {plan.filter_order}, expected 1 to 1000; 8 is usual.")
+    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not _positive(plan.filter_width):
+        found.append(f"Filter width: got {plan.filter_width} Fourier shells, expected a number above 0; 2 is usual.")
+    return found
+
+
+def _normalize_problems(plan: DownsamplePlan) -> list[str]:
+    if not plan.normalize:
+        return []
+    radius = plan.background_radius_px
+    if _positive(radius) and radius <= plan.box_out / 2:
+        return []
+    return [
+        f"Background radius: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
+        "(half the output box: the background is what lies outside); give a radius in output pixels, "
+        "or -1 for half the output box."
+    ]
+
+
+def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
+    if (
+        plan.box_crop != plan.box_in
+        or plan.box_out != plan.box_crop
+        or plan.recenter is not Recenter.NONE
+        or plan.filtered
+        or plan.normalize
+        or plan.float16
+    ):
+        return []
+    return [
+        f"Nothing to do: the particles would stay as they are ({plan.box_in} px, {plan.apix_in:.5g} Å/px); "
+        "give a box to crop to, a pixel size or a Fourier crop box, a filter, or switch on recentring, "
+        "normalisation or 16-bit output."
+    ]
+
+
+def warnings(plan: DownsamplePlan) -> list[str]:
+    """What may surprise, for a plan without problems."""
+    return (
+        _pixel_size_warning(plan)
+        + _prime_warning(plan)
+        + _lowpass_warning(plan)
+        + _deviation_warning(plan)
+        + _float16_warning(plan)
+    )
+
+
+def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
+    target = plan.target_pixel_size
+    if target is None or math.isclose(target, plan.apix_out, rel_tol=1e-4):
+        return []
+    return [
+        f"Pixel size: {target:.5g} Å/px was asked for, {plan.apix_out:.5g} Å/px comes out: the nearest that "
+        f"an even box ({plan.box_out} px) over the same field of view allows. The output set carries the true one."
+    ]
+
+
+def _prime_warning(plan: DownsamplePlan) -> list[str]:
+    return [
+        f"Box of {box} px has the prime factor {largest_prime_factor(box)}: Fourier transforms are slow with it, "
+        "here and in later programs. Boxes made of the factors 2, 3, 5 and 7 are fast."
+        for box in sorted({plan.box_crop, plan.box_out})
+        if largest_prime_factor(box) > SLOW_PRIME_FACTOR
+    ]
+
+
+def _lowpass_warning(plan: DownsamplePlan) -> list[str]:
+    resolution = plan.lowpass_resolution
+    if resolution is None or resolution > plan.nyquist_resolution:
+        return []
+    return [
+        f"Lowpass resolution: {resolution:.4g} Å is not coarser than the output's Nyquist limit of "
+        f"{plan.nyquist_resolution:.4g} Å, so the filter has no effect worth speaking of."
+    ]
+
+
+def _deviation_warning(plan: DownsamplePlan) -> list[str]:
+    if plan.normalize or plan.box_out == plan.box_crop:
+        return []
+    return [
+        f"Deviation: averaging pixels shrinks the noise. Images normalised to a deviation of 1 come out with "
+        f"about {plan.scale:.2g}; RELION warns of such images. Switch on Normalize background to mend it."
+    ]
+
+
+def _float16_warning(plan: DownsamplePlan) -> list[str]:
+    if not plan.float16:
+        return []
+    return [
+        "16-bit floating point (MRC mode 12): read by RELION 4 and later, cryoSPARC, cryoDRGN and Scipion's own "
+        "viewers; not by RELION 3.1, EMAN2 before 2.99, nor by Xmipp programs that rewrite the images. The rounding "
+        "costs about 2e-4 of the images' deviation."
+    ]
+
+
+def _positive(number: float) -> bool:
+    return math.isfinite(number) and number > 0

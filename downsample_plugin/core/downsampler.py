@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One image through a whole plan: window, Fourier crop, normalise, store."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+from .checks import check
+from .filters import plan_gain, spectrum_gain
+from .fourier import FourierCropper
+from .geometry import round_half_away, window_slices
+from .normalize import BackgroundNormalizer
+from .plan import DownsamplePlan, Recenter
+
+Shift = NDArray[np.float64]
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
+
+
+class SplitShift(NamedTuple):
+    """A shift (x, y) in input pixels, taken apart into a move of whole pixels and a fraction of one."""
+
+    whole: NDArray[np.int64]
+    fraction: Shift
+
+    @property
+    def applied(self) -> Shift:
+        """d: what the content of the image moves by."""
+        return self.whole + self.fraction
+
+
+def split_shift(shift: ArrayLike, recenter: Recenter) -> SplitShift:
+    """What recentring does with the shift s = (sx, sy) that brings a particle to the origin.
+
+    Nothing without recentring; s rounded half away from zero with whole pixels; all of s when exact, the
+    fraction (at most half a pixel) apart from the whole part. Pixels and metadata both follow from this.
+    """
+    s = np.asarray(shift, dtype=np.float64)
+    if recenter is Recenter.NONE:
+        s = np.zeros(2)
+    whole = round_half_away(s)
+    fraction = s - whole if recenter is Recenter.EXACT else np.zeros(2)
+    return SplitShift(whole, fraction)
+
+
+class Downsampler:
+    """Carries out a plan image by image, in memory that is made once.
+
+    Raises PlanError if the plan has problems.
+    """
+
+    def __init__(self, plan: DownsamplePlan):
+        check(plan)
+        self.plan = plan
+        self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
+        self._dc_gain = np.float32(plan_gain(plan, 0.0))
+        self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
+        self._cropper: FourierCropper | None = None
+        if plan.box_out != plan.box_crop or plan.filtered or plan.recenter is Recenter.EXACT:
+            self._cropper = FourierCropper(plan.box_crop, plan.box_out, spectrum_gain(plan))
+        self._normalizer = BackgroundNormalizer(plan.box_out, plan.background_radius_px) if plan.normalize else None
+
+    def __call__(self, image: NDArray[np.generic], shift: ArrayLike = (0.0, 0.0)) -> tuple[NDArray[np.generic], Shift]:
+        """Downsample one image.
+
+        Parameters
+        ----------
+        image : (N, N), rows are y; any real dtype of the MRC format, either byte order
+        shift : (sx, sy) in input pixels, that brings the particle to the origin
+
+        Returns
+        -------
+        The image (n, n) in float32 or float16, in memory that the next call overwrites; and the shift d
+        (x, y) in input pixels that its content was moved by.
+
+        Raises
+        ------
+        DataError if the image is not finite, too large for float16, or has no background noise to
+        normalise by.
+        """
+        split = split_shift(shift, self.plan.recenter)
+        values = self._values(image)
+        if self._cropper is None or not self._needs_transform(split):
+            small = self._copy_window(values, split)
+        else:
+            small = self._fourier_crop(self._cropper, values, split)
+        if self._normalizer is not None:
+            return self._stored(self._normalizer(small)), split.applied
+        return self._stored(small), split.applied
+
+    def _values(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The pixels as they are, in native byte order; refused unless finite and of the plan's box."""
+        box = self.plan.box_in
+        if image.shape != (box, box):
+            raise DataError(
+                f"image size: got {' x '.join(map(str, image.shape[::-1]))} px, expected {box} x {box} px "
+                "(the box of the set); all particles of a run must have one square box"
+            )
+        return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+    def _needs_transform(self, split: SplitShift) -> bool:
+        plan = self.plan
+        return plan.box_out != plan.box_crop or plan.filtered or bool(np.any(split.fraction))
+
+    def _copy_window(self, values: NDArray[np.generic], split: SplitShift) -> NDArray[np.float32]:
+        (in_y, out_y), (in_x, out_x) = self._slices(split)
+        window = self._window
+        mean = self._mean(values)
+        if self._exposed(out_y) or self._exposed(out_x):
+            window.fill(mean)
+        window[out_y, out_x] = values[in_y, in_x]
+        return window
+
+    def _fourier_crop(
+        self, cropper: FourierCropper, values: NDArray[np.generic], split: SplitShift
+    ) -> NDArray[np.float32]:
+        """Transform the window of the image less its mean.
+
+        Without the mean, float32 keeps its digits for the contrast, and what lies outside the image is 0.
+        """
+        (in_y, out_y), (in_x, out_x) = self._slices(split)
+        window = cropper.image
+        mean = self._mean(values)
+        if self._exposed(out_y) or self._exposed(out_x):
+            window.fill(0)
+        np.subtract(values[in_y, in_x], mean, out=window[out_y, out_x], dtype=np.float32)
+        cropper.crop(*split.fraction)
+        np.add(cropper.cropped, mean * self._dc_gain, out=cropper.cropped)
+        return cropper.cropped
+
+    def _slices(self, split: SplitShift) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        x, y = (window_slices(self.plan.box_in, self.plan.box_crop, int(d)) for d in split.whole)
+        return y, x
+
+    def _exposed(self, covered: slice) -> bool:
+        """Whether the window has pixels along an axis that the image does not cover."""
+        return bool(covered.stop - covered.start < self.plan.box_crop)
+
+    def _mean(self, values: NDArray[np.generic]) -> np.float32:
+        """Mean of all pixels, summed in float64; a sum that is finite says that all pixels are."""
+        mean = values.mean(dtype=np.float64)
+        if not np.isfinite(mean):
+            bad = ~np.isfinite(values)
+            y, x = np.argwhere(bad)[0]
+            raise DataError(
+                f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} "
+                f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
+            )
+        return np.float32(mean)
+
+    def _stored(self, image: NDArray[Any]) -> NDArray[np.generic]:
+        if self.plan.float16:
+            largest = np.abs(image).max()
+            if largest > FLOAT16_MAX:
+                raise DataError(
+                    f"pixel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
+                    "number of that format); switch on normalisation or save in 32 bits"
+                )
+        return image.astype(self.dtype, copy=False)
+
+
+def downsample_images(
+    images: NDArray[np.generic], plan: DownsamplePlan, shifts: ArrayLike | None = None
+) -> tuple[NDArray[np.generic], Shift]:
+    """Downsample a stack of images.
+
+    Parameters
+    ----------
+    images : (count, N, N)
+    plan : what to do
+    shifts : (count, 2), (sx, sy) in input pixels; zero if not given
+
+    Returns
+    -------
+    Images (count, n, n) in float32 or float16, and the applied shifts (count, 2) in input pixels.
+    """
+    downsampler = Downsampler(plan)
+    count = len(images)
+    wanted = np.zeros((count, 2)) if shifts is None else np.asarray(shifts, dtype=np.float64)
+    result = np.empty((count, plan.box_out, plan.box_out), dtype=downsampler.dtype)
+    applied = np.zeros((count, 2))
+    for i in range(count):
+        result[i], applied[i] = downsampler(images[i], wanted[i])
+    return result, applied
