@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""MRC image stacks: read any image by number, write a stack image by image in any order.
+
+mrcfile brings the header and its meaning; reading and writing go straight between the file and small
+buffers that are used again, since a set is far larger than memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.utils import dtype_from_mode, mode_from_dtype
+from numpy.typing import NDArray
+
+from . import __version__
+from .errors import DataError
+
+READABLE_MODES = (0, 1, 2, 6, 12)
+LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
+LABEL = f"scipion-em-downsample {__version__}"
+
+
+class ImageStatistics(NamedTuple):
+    """Of the pixels of one image, as stored: smallest, largest, mean, and variance about the mean."""
+
+    smallest: float
+    largest: float
+    mean: float
+    variance: float
+
+    @classmethod
+    def of(cls, image: NDArray[np.generic]) -> ImageStatistics:
+        """Statistics of an image, summed in float64."""
+        values = image.astype(np.float64)
+        mean = values.mean()
+        return cls(values.min(), values.max(), mean, np.square(values - mean).mean())
+
+
+class StackReader:
+    """Reads single images of an MRC stack, by their number from 0.
+
+    A context manager. `box` is (columns, rows) in px, `count` the number of images, `dtype` theirs as stored.
+
+    Raises
+    ------
+    DataError if the file cannot be read or its header makes no sense.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(
+                f"{path}: it cannot be opened ({error.strerror}); check that the file is there and readable"
+            ) from error
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> StackReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _read_header(self) -> None:
+        try:
+            raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
+        except OSError as error:
+            raise DataError(f"{self.path}: it cannot be read ({error.strerror}); give an MRC stack") from error
+        if len(raw) < HEADER_DTYPE.itemsize:
+            raise DataError(
+                f"{self.path}: {len(raw)} bytes long, expected an MRC file with a header of "
+                f"{HEADER_DTYPE.itemsize} bytes; copy or write the file again"
+            )
+        header = _native_header(raw)
+        if header is None:
+            raise DataError(
+                f"{self.path}: not an MRC stack that can be read; expected a header with sizes from 1 to "
+                f"{LARGEST_SIDE} and mode {', '.join(map(str, READABLE_MODES))}; convert the particles to an MRC "
+                "stack first"
+            )
+        order, fields = header
+        self.box = (int(fields["nx"]), int(fields["ny"]))
+        self.count = int(fields["nz"])
+        self.dtype = dtype_from_mode(fields["mode"]).newbyteorder(order)
+        self._data_start = HEADER_DTYPE.itemsize + int(fields["nsymbt"])
+        #: bytes of one image: what a buffer for ``read`` must hold
+        self.image_bytes: int = self.box[0] * self.box[1] * self.dtype.itemsize
+        expected = self._data_start + self.count * self.image_bytes
+        size = os.fstat(self._file).st_size
+        if size < expected:
+            raise DataError(
+                f"{self.path}: {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
+                f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
+            )
+
+    def read(self, number: int, buffer: bytearray) -> NDArray[np.generic]:
+        """Image `number` (from 0), shape (rows, columns), in a buffer that must hold it."""
+        if not 0 <= number < self.count:
+            raise DataError(
+                f"{self.path}: image {number + 1} asked for, expected 1 to {self.count} (the images that the file "
+                "holds); check the image numbers of the set"
+            )
+        view = memoryview(buffer)[: self.image_bytes]
+        got = 0
+        while got < self.image_bytes:
+            read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
+            if not read:
+                raise DataError(f"{self.path}: image {number + 1} ends early; the file was cut while it was read")
+            got += read
+        return np.frombuffer(view, dtype=self.dtype).reshape(self.box[1], self.box[0])
+
+
+def _native_header(raw: bytes) -> tuple[str, np.void] | None:
+    """Byte order ('<' or '>') and fields of a header that makes sense, or None.
+
+    The machine stamp is not asked: programs write it wrongly, and sizes and mode make sense in one order only.
+    """
+    for order in "<>":
+        fields = np.frombuffer(raw, dtype=HEADER_DTYPE.newbyteorder(order))[0]
+        sizes_fit = all(1 <= fields[name] <= LARGEST_SIDE for name in ("nx", "ny"))
+        if sizes_fit and fields["nz"] >= 1 and fields["mode"] in READABLE_MODES and fields["nsymbt"] >= 0:
+            return order, fields
+    return None
+
+
+class StackWriter:
+    """Writes images into a stack that appears under its name only when it is whole.
+
+    Workers open the same unfinished stack (``part_path``) and write disjoint images; who made it finishes it.
+    """
+
+    def __init__(self, path: str, count: int, box: int, dtype: np.dtype[np.generic], apix: float):
+        self.path = path
+        self.part_path = path + ".part"
+        self._header = _new_header(count, box, dtype, apix)
+
+    def create(self) -> None:
+        """Make the unfinished stack, empty."""
+        with open(self.part_path, "wb"):
+            pass
+
+    def finish(self, statistics: Sequence[ImageStatistics]) -> None:
+        """Write the header, with the statistics of all images in their order, and give the stack its name."""
+        smallest, largest, means, variances = np.array(statistics, dtype=np.float64).T
+        header = self._header
+        header["dmin"], header["dmax"] = smallest.min(), largest.max()
+        header["dmean"] = means.mean()
+        header["rms"] = np.sqrt(variances.mean() + means.var())
+        with open(self.part_path, "r+b") as file:
+            file.write(header.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(self.part_path, self.path)
+
+
+@contextlib.contextmanager
+def open_part(path: str) -> Iterator[int]:
+    """File descriptor of an unfinished stack, for ``write_image``."""
+    file = os.open(path, os.O_WRONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def write_image(file: int, number: int, image: NDArray[np.generic]) -> None:
+    """Write image `number` (from 0) of an unfinished stack."""
+    data = np.ascontiguousarray(image).data.cast("B")
+    offset = HEADER_DTYPE.itemsize + number * len(data)
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
+
+
+def _new_header(count: int, box: int, dtype: np.dtype[np.generic], apix: float) -> NDArray[np.void]:
+    """MRC2014 header of an image stack: ispg 0, mz 1, voxel size set; statistics are still to come."""
+    header = np.zeros((), dtype=HEADER_DTYPE.newbyteorder("<"))
+    header["nx"] = header["ny"] = header["mx"] = header["my"] = box
+    header["nz"], header["mz"] = count, 1
+    header["mode"] = mode_from_dtype(dtype)
+    header["cella"]["x"] = header["cella"]["y"] = box * apix
+    header["cella"]["z"] = apix
+    for name in ("alpha", "beta", "gamma"):
+        header["cellb"][name] = 90.0
+    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+    header["nversion"] = 20141
+    header["map"] = b"MAP "
+    header["machst"] = (0x44, 0x44, 0, 0)
+    header["nlabl"] = 1
+    header["label"][0] = LABEL.encode("ascii")
+    return header
