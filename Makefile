@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
+# make test   set up, then lint, types and all tests
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+export PARTICLES APIX
+
+.PHONY: demo test lint format clean
+
+demo: $(READY)
+	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist demo_project *.egg-info
+
+$(READY): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.9 to 3.12 is needed, '$(PYTHON)' is not: install one and run make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import tkinter' 2>/dev/null \
+	  || { echo "tkinter is missing, which Scipion needs: install the Debian package python3-tk, then run make again" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "venv is missing: install the Debian package python3-venv, then run make again" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scipion sets with known content, and protocols run on them."""
+
+import itertools
+import os
+
+import mrcfile
+import numpy as np
+
+from downsample_plugin import headless
+
+_numbers = itertools.count(1)
+
+
+def write_stack(name, images, **settings):
+    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+    mrcfile.write(name, np.asarray(images, dtype=np.float32), overwrite=True, **settings)
+    return name
+
+
+def particle(particle_id, location, matrix=None, position=None, **attributes):
+    """A particle; attributes are pyworkflow objects, stored under their names."""
+    from pwem.objects import Acquisition, Coordinate, CTFModel, Particle, Transform
+
+    item = Particle(location=location)
+    item.setObjId(particle_id)
+    item.setAcquisition(Acquisition(magnification=50000, voltage=300, sphericalAberration=2.7, amplitudeContrast=0.1))
+    item.setCTF(CTFModel(defocusU=10000.0 + particle_id, defocusV=9000.0, defocusAngle=30.0))
+    if matrix is not None:
+        item.setTransform(Transform(np.array(matrix, dtype=float)))
+    if position is not None:
+        coordinate = Coordinate(x=int(position[0]), y=int(position[1]))
+        coordinate.setMicId(1)
+        coordinate.setMicName("micrograph.mrc")
+        item.setCoordinate(coordinate)
+    for name, value in attributes.items():
+        setattr(item, name, value)
+    return item
+
+
+def register(project, fill, output="outputParticles"):
+    """Run a tiny protocol that registers what ``fill(protocol)`` makes, and return it finished."""
+    from pwem.protocols import EMProtocol
+
+    protocol = project.newProtocol(EMProtocol)
+    protocol.setObjLabel(f"given set {next(_numbers)}")
+    project._setupProtocol(protocol)
+    protocol.makePathsAndClean()
+    protocol._defineOutputs(**{output: fill(protocol)})
+    protocol.setFinished()
+    project._storeProtocol(protocol)
+    return protocol
+
+
+def particle_set(project, items, apix, alignment=None, set_class="SetOfParticles"):
+    """A finished protocol whose outputParticles are the items."""
+    import pwem.objects
+
+    def fill(protocol):
+        particles = getattr(pwem.objects, set_class).create(protocol.getPath())
+        particles.setSamplingRate(apix)
+        particles.setHasCTF(True)
+        if alignment:
+            particles.setAlignment(alignment)
+        for item in items:
+            particles.append(item)
+        particles.write()
+        return particles
+
+    return register(project, fill)
+
+
+def micrograph_set(project, apix):
+    from pwem.objects import Micrograph, SetOfMicrographs
+
+    def fill(protocol):
+        micrographs = SetOfMicrographs.create(protocol.getPath())
+        micrographs.setSamplingRate(apix)
+        name = write_stack(protocol._getPath("micrograph.mrc"), np.zeros((64, 64)))
+        micrograph = Micrograph(location=name)
+        micrograph.setMicName("micrograph.mrc")
+        micrograph.setObjId(1)
+        micrographs.append(micrograph)
+        micrographs.write()
+        return micrographs
+
+    return register(project, fill, "outputMicrographs")
+
+
+def class_set(project, images, groups, alignment, kind="2D"):
+    """Classes of the particles of a protocol: groups are lists of (id, matrix or None)."""
+    import pwem.objects
+    from pwem.objects import Transform
+
+    def fill(protocol):
+        classes = getattr(pwem.objects, f"SetOfClasses{kind}").create(protocol.getPath())
+        pointer = _pointer(images, "outputParticles")
+        classes.setImages(pointer)
+        for number, members in enumerate(groups, start=1):
+            members_class = classes.ITEM_TYPE()
+            members_class.setObjId(number)
+            members_class.copyInfo(images.outputParticles)
+            members_class.setAlignment(alignment)
+            classes.append(members_class)
+            members_class.enableAppend()
+            for particle_id, matrix in members:
+                item = images.outputParticles[particle_id].clone()
+                if matrix is not None:
+                    item.setTransform(Transform(np.array(matrix, dtype=float)))
+                item.setClassId(number)
+                members_class.append(item)
+            classes.update(members_class)
+        classes.write()
+        return classes
+
+    return register(project, fill, "outputClasses")
+
+
+def _pointer(protocol, output):
+    from pyworkflow.object import Pointer
+
+    return Pointer(protocol, extended=output)
+
+
+def new_downsample(project, particles, **settings):
+    """A "downsample particles" on the output of a protocol, not run yet; alignment settings are (protocol, output)."""
+    from downsample_plugin.protocols import ProtDownsampleParticles
+
+    pointers = {"inputParticles": (particles, "outputParticles")}
+    for name in ("alignments2D", "alignments3D"):
+        if name in settings:
+            pointers[name] = settings.pop(name)
+    settings.setdefault("numberOfThreads", 2)
+    protocol = project.newProtocol(ProtDownsampleParticles, **settings)
+    for name, (source, output) in pointers.items():
+        getattr(protocol, name).set(source)
+        getattr(protocol, name).setExtended(output)
+    return protocol
+
+
+def downsample(project, particles, **settings):
+    return headless.run(project, new_downsample(project, particles, **settings))
+
+
+def items_of(particles):
+    return [item.clone() for item in particles.iterItems()]
+
+
+def image_of(item):
+    with mrcfile.mmap(item.getFileName(), permissive=True) as stack:
+        data = stack.data if stack.data.ndim == 3 else stack.data[None]
+        return np.array(data[max(item.getIndex(), 1) - 1])
+
+
+def matrix(rotation, translation):
+    result = np.eye(4)
+    result[:3, :3] = rotation
+    result[:3, 3] = [*translation, 0.0][:3]
+    return result
