@@ -17,7 +17,7 @@ import numpy as np
 from . import headless
 from .picture import before_and_after
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
-from .stacks import StackReader
+from .stacks import ImageReader
 
 FOLDER = Path("demo_project")
 PARTICLES, BOX, APIX = 200, 128, 1.31
@@ -167,9 +167,9 @@ def _report(particles, downsampled):
 
 def _images(particles, count=None):
     """(particle, image) of the first `count` particles of a set, or of all."""
-    for particle in particles.iterItems(limit=count):
-        with StackReader(particle.getFileName()) as stack:
-            yield particle, stack.read(max(particle.getIndex(), 1) - 1, bytearray(stack.image_bytes))
+    with ImageReader() as reader:
+        for particle in particles.iterItems(limit=count):
+            yield particle, reader.read(particle.getFileName(), particle.getIndex()).copy()
 
 
 def _offCentre(particles, truth):

@@ -8,6 +8,7 @@ does not grow with the number of particles; and a piece's results do not depend 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 from collections import deque
@@ -22,7 +23,7 @@ from .core.downsampler import Downsampler
 from .core.plan import DownsamplePlan
 from .errors import DataError
 from .job import Job
-from .stacks import ImageStatistics, StackReader, StackWriter, open_part, write_image
+from .stacks import ImageReader, ImageStatistics, StackWriter, open_part, write_image
 from .tables import ParticleRow, ParticleTableWriter, read_particles
 
 PARTICLES_PER_PIECE = 200  # some tenths of a second of work
@@ -129,36 +130,24 @@ def _start_worker(plan: DownsamplePlan) -> None:
 def _run_piece(part_path: str, particles: Sequence[PlacedParticle]) -> list[DoneParticle]:
     """In a worker: downsample particles that are sorted by file, into their places of an unfinished stack."""
     done = []
-    buffer = bytearray()
-    with open_part(part_path) as part:
-        for path, of_file in itertools.groupby(particles, key=lambda particle: particle.row.image_file):
-            with StackReader(path) as reader:
-                if len(buffer) < reader.image_bytes:
-                    buffer = bytearray(reader.image_bytes)
-                for place, row in of_file:
-                    try:
-                        image = reader.read(_number_in_file(row, reader), buffer)
-                        result, applied = _downsampler(image, (row.shift_x, row.shift_y))
-                    except DataError as error:
-                        raise DataError(
-                            f"Particle {row.particle_id}, image {row.image_index} of {row.image_file}: {error}"
-                        ) from error
-                    write_image(part, place, result)
-                    applied_row = row._replace(shift_x=float(applied[0]), shift_y=float(applied[1]))
-                    done.append(DoneParticle(place, applied_row, ImageStatistics.of(result)))
+    with open_part(part_path) as part, ImageReader() as reader:
+        for place, row in particles:
+            with _naming(row):
+                image = reader.read(row.image_file, row.image_index)
+                result, applied = _downsampler(image, (row.shift_x, row.shift_y))
+            write_image(part, place, result)
+            applied_row = row._replace(shift_x=float(applied[0]), shift_y=float(applied[1]))
+            done.append(DoneParticle(place, applied_row, ImageStatistics.of(result)))
     return done
 
 
-def _number_in_file(row: ParticleRow, reader: StackReader) -> int:
-    """Number from 0 of a particle's image; index 0 stands for a file that holds a single image."""
-    if row.image_index > 0:
-        return row.image_index - 1
-    if reader.count > 1:
-        raise DataError(
-            f"the set names no image number, and the file holds {reader.count} images, expected one; "
-            "import it as a stack (.mrcs)"
-        )
-    return 0
+@contextlib.contextmanager
+def _naming(row: ParticleRow) -> Iterator[None]:
+    """Let a DataError name the particle and its file."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"Particle {row.particle_id}, image {row.image_index} of {row.image_file}: {error}") from error
 
 
 def _dtype(plan: DownsamplePlan) -> np.dtype[np.generic]:

@@ -48,16 +48,16 @@ class StackReader:
 
     Raises
     ------
-    DataError if the file cannot be read or its header makes no sense.
+    DataError if the file cannot be read or its header makes no sense; it does not name the file.
     """
 
     def __init__(self, path: str):
-        self.path = path
         try:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise DataError(
-                f"{path}: it cannot be opened ({error.strerror}); check that the file is there and readable"
+                f"the file cannot be opened ({error.strerror}), expected an MRC stack; check that it is there and "
+                "readable"
             ) from error
         try:
             self._read_header()
@@ -79,16 +79,16 @@ class StackReader:
         try:
             raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
-            raise DataError(f"{self.path}: it cannot be read ({error.strerror}); give an MRC stack") from error
+            raise DataError(f"it cannot be read ({error.strerror}); give an MRC stack") from error
         if len(raw) < HEADER_DTYPE.itemsize:
             raise DataError(
-                f"{self.path}: {len(raw)} bytes long, expected an MRC file with a header of "
+                f"the file is {len(raw)} bytes long, expected an MRC file with a header of "
                 f"{HEADER_DTYPE.itemsize} bytes; copy or write the file again"
             )
         header = _native_header(raw)
         if header is None:
             raise DataError(
-                f"{self.path}: not an MRC stack that can be read; expected a header with sizes from 1 to "
+                f"the file is no MRC stack that can be read, expected a header with sizes from 1 to "
                 f"{LARGEST_SIDE} and mode {', '.join(map(str, READABLE_MODES))}; convert the particles to an MRC "
                 "stack first"
             )
@@ -103,7 +103,7 @@ class StackReader:
         size = os.fstat(self._file).st_size
         if size < expected:
             raise DataError(
-                f"{self.path}: {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
+                f"the file is {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
                 f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
             )
 
@@ -111,7 +111,7 @@ class StackReader:
         """Image `number` (from 0), shape (rows, columns), in a buffer that must hold it."""
         if not 0 <= number < self.count:
             raise DataError(
-                f"{self.path}: image {number + 1} asked for, expected 1 to {self.count} (the images that the file "
+                f"image {number + 1} of the file is asked for, expected 1 to {self.count} (the images that the file "
                 "holds); check the image numbers of the set"
             )
         view = memoryview(buffer)[: self.image_bytes]
@@ -119,9 +119,54 @@ class StackReader:
         while got < self.image_bytes:
             read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
             if not read:
-                raise DataError(f"{self.path}: image {number + 1} ends early; the file was cut while it was read")
+                raise DataError("the file ends within the image: it was cut short while it was read; write it again")
             got += read
         return np.frombuffer(view, dtype=self.dtype).reshape(self.box[1], self.box[0])
+
+
+class ImageReader:
+    """Reads images by file and number, as particle sets name them; the last file stays open.
+
+    A context manager.
+    """
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._stack: StackReader | None = None
+        self._buffer = bytearray()
+
+    def __enter__(self) -> ImageReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the last file."""
+        if self._stack is not None:
+            self._stack.close()
+        self._path = self._stack = None
+
+    def read(self, path: str, index: int) -> NDArray[np.generic]:
+        """Image `index` of a file, from 1, or 0 for the one image of its file; overwritten by the next call.
+
+        Raises DataError, which does not name the file.
+        """
+        stack = self._open(path)
+        if index == 0 and stack.count > 1:
+            raise DataError(
+                f"the set names no image number, and the file holds {stack.count} images, expected one; "
+                "import it as a stack (.mrcs)"
+            )
+        return stack.read(max(index, 1) - 1, self._buffer)
+
+    def _open(self, path: str) -> StackReader:
+        if self._stack is None or path != self._path:
+            self.close()
+            self._stack, self._path = StackReader(path), path
+            if len(self._buffer) < self._stack.image_bytes:
+                self._buffer = bytearray(self._stack.image_bytes)
+        return self._stack
 
 
 def _native_header(raw: bytes) -> tuple[str, np.void] | None:

@@ -3,6 +3,7 @@
 
 import itertools
 import os
+import warnings
 
 import mrcfile
 import numpy as np
@@ -14,7 +15,9 @@ _numbers = itertools.count(1)
 
 def write_stack(name, images, **settings):
     os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-    mrcfile.write(name, np.asarray(images, dtype=np.float32), overwrite=True, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of pixels that are not numbers, where a test wants them
+        mrcfile.write(name, np.asarray(images, dtype=np.float32), overwrite=True, **settings)
     return name
 
 
@@ -146,10 +149,17 @@ def items_of(particles):
     return [item.clone() for item in particles.iterItems()]
 
 
+def images_of_file(path):
+    """All images (count, rows, columns), whatever the header lacks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with mrcfile.open(path, permissive=True) as stack:
+            data = stack.data
+    return data if data.ndim == 3 else data[None]
+
+
 def image_of(item):
-    with mrcfile.mmap(item.getFileName(), permissive=True) as stack:
-        data = stack.data if stack.data.ndim == 3 else stack.data[None]
-        return np.array(data[max(item.getIndex(), 1) - 1])
+    return images_of_file(item.getFileName())[max(item.getIndex(), 1) - 1]
 
 
 def matrix(rotation, translation):

@@ -99,7 +99,7 @@ def blobs(project):
 @pytest.mark.parametrize("mode", [None, WHOLE, EXACT])
 @pytest.mark.parametrize("case", CASES)
 def test_content_less_residual_shift_is_at_the_origin(project, blobs, case, mode):
-    alignment, convention, mirror = case
+    alignment, convention, _ = case
     settings = {"fourierCropSize": 32, "alignment2DConvention": convention or AUTOMATIC}
     if mode is not None:
         settings.update(recenter=True, recenterMode=mode)

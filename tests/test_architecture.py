@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The core and the program know nothing of Scipion, and start quickly without it."""
+
+import subprocess
+import sys
+
+BLOCK = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pwem", "pyworkflow"):
+            raise ImportError(name + " is blocked")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=60)
+
+
+def test_core_and_program_work_with_scipion_blocked():
+    done = python("""
+import numpy as np
+from downsample_plugin import cli, picture, simulate
+from downsample_plugin.core import DownsamplePlan, downsample_images
+images, _ = downsample_images(np.ones((1, 32, 32), "f4"), DownsamplePlan(32, 1.0, fourier_crop_size=16))
+assert images.shape == (1, 16, 16)
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_blocks():
+    assert "pwem is blocked" in python("import downsample_plugin.protocols").stderr
+
+
+def test_only_the_scipion_layer_imports_it():
+    """The program pulls in no picture library either: a cluster starts it a thousand times."""
+    done = python("""
+from downsample_plugin import cli
+heavy = [name for name in ("matplotlib", "scipy.signal", "tkinter", "PyQt5") if name in sys.modules]
+assert not heavy, heavy
+""")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program as Scipion runs it: a job in, stacks and a result table out, exit codes, messages."""
+
+import os
+import subprocess
+import sys
+
+import mrcfile
+import numpy as np
+import pytest
+
+from downsample_plugin import cli
+from downsample_plugin.core import DownsamplePlan, downsample_images
+from downsample_plugin.core.plan import Recenter
+from downsample_plugin.errors import DataError, PlanError
+from downsample_plugin.job import Job
+from downsample_plugin.tables import ParticleRow, read_particles
+
+from .scipion_sets import write_stack
+
+BOX = 32
+PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16, recenter=Recenter.EXACT)
+
+
+def run(job, *arguments):
+    command = [sys.executable, "-m", "downsample_plugin", job.path, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def scattered(count=30):
+    """Rows that jump between three stacks of the same name, and their images and shifts."""
+    rng = np.random.default_rng(3)
+    folders = ["one", "two three", "vier/$(echo x); 'q'"]
+    stacks = {f"{folder}/particles.mrcs": rng.normal(size=(count, BOX, BOX)).astype(np.float32) for folder in folders}
+    for name, images in stacks.items():
+        write_stack(name, images)
+    rows, images = [], []
+    for particle_id, file, index in zip(range(5, 5 + count), rng.choice(list(stacks), count), rng.permutation(count)):
+        rows.append(ParticleRow(particle_id, int(index) + 1, str(file), *rng.uniform(-3, 3, size=2)))
+        images.append(stacks[file][index])
+    return rows, np.stack(images)
+
+
+def outputs(job):
+    return {
+        name: open(os.path.join(job.folder, name), "rb").read()
+        for name in sorted(os.listdir(job.folder))
+        if ".mrcs" in name
+    }
+
+
+def test_results_are_in_the_order_of_the_job(here):
+    rows, images = scattered()
+    job = Job.write("extra", PLAN, rows, particles_per_stack=7)
+    done = run(job, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    expected, applied = downsample_images(images, PLAN, [(row.shift_x, row.shift_y) for row in rows])
+    results = list(read_particles(job.results_path))
+    assert [r.particle_id for r in results] == [r.particle_id for r in rows]
+    for i, result in enumerate(results):
+        assert result.image_file == f"extra/particles_{i // 7 + 1:06d}.mrcs"
+        assert result.image_index == i % 7 + 1
+        assert np.array_equal(mrcfile.read(result.image_file)[i % 7], expected[i])
+        assert (result.shift_x, result.shift_y) == tuple(applied[i])
+    assert sorted(outputs(job)) == [f"particles_{i:06d}.mrcs" for i in range(1, 6)]
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(here):
+    rows, _ = scattered()
+    found = []
+    for workers in ("1", "2", "5"):
+        job = Job.write("job" + workers, PLAN, rows, particles_per_stack=13)
+        assert run(job, "--jobs", workers).returncode == 0
+        found.append(list(outputs(job).values()))
+    assert found[0] == found[1] == found[2]
+
+
+def test_more_pieces_than_are_under_way_at_once(here, monkeypatch):
+    monkeypatch.setattr("downsample_plugin.program.PARTICLES_PER_PIECE", 3)
+    rows, images = scattered(100)
+    job = Job.write("job", PLAN, rows, particles_per_stack=40)
+    assert cli.main([job.path, "--jobs", "2"]) == 0
+    expected, _ = downsample_images(images, PLAN, [(row.shift_x, row.shift_y) for row in rows])
+    found = np.concatenate([mrcfile.read(job.stack_path(i)) for i in (1, 2, 3)])
+    assert np.array_equal(found, expected)
+
+
+def test_progress_and_summary_are_in_the_log(here):
+    rows, _ = scattered()
+    done = run(Job.write("job", PLAN, rows, 10))
+    assert "30 particles, box 32 → 32 → 16 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å" in done.stdout
+    assert "30 of 30 particles (100 %)" in done.stdout
+    assert "\r" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        (
+            ParticleRow(9, 31, "one/particles.mrcs", 0, 0),
+            "Particle 9, image 31 of one/particles.mrcs: .*expected 1 to 30",
+        ),
+        (ParticleRow(9, 0, "one/particles.mrcs", 0, 0), "Particle 9, image 0 .*holds 30 images, expected one"),
+        (ParticleRow(9, 1, "nowhere.mrcs", 0, 0), "Particle 9, image 1 of nowhere.mrcs: the file cannot be opened"),
+        (ParticleRow(9, 1, "small.mrcs", 0, 0), "Particle 9, image 1 of small.mrcs: image size: got 8 x 8 px"),
+        (ParticleRow(9, 2, "nan.mrcs", 0, 0), "Particle 9, image 2 of nan.mrcs: pixels that are not numbers"),
+    ],
+)
+def test_bad_data_is_named_and_ends_the_run(here, row, sentence):
+    rows, images = scattered()
+    write_stack("small.mrcs", np.zeros((2, 8, 8)))
+    images = images[:2].copy()
+    images[1, 3, 3] = np.nan
+    write_stack("nan.mrcs", images)
+    job = Job.write("job", PLAN, [*rows, row], 100)
+    done = run(job, "--jobs", "2")
+    assert done.returncode == cli.EXIT_DATA
+    assert "Traceback" not in done.stderr
+    assert not os.path.exists(job.results_path)
+    assert outputs(job).keys() <= {"particles_000001.mrcs.part"}
+    with pytest.raises(DataError, match=sentence):
+        job.check_done()
+
+
+def test_a_single_image_file_without_an_index(here):
+    image = np.random.default_rng(0).normal(size=(BOX, BOX))
+    write_stack("single.mrc", image)
+    job = Job.write("job", PLAN, [ParticleRow(1, 0, "single.mrc", 0, 0)], 10)
+    assert run(job).returncode == 0
+    expected, _ = downsample_images(image[None].astype(np.float32), PLAN)
+    assert np.array_equal(mrcfile.read(job.stack_path(1)), expected[0])  # mrcfile shows one image as two-dimensional
+
+
+def test_a_job_that_cannot_be_done_is_not_written(here):
+    with pytest.raises(PlanError, match="got 64 px, expected 8 to 32 px"):
+        Job.write("job", DownsamplePlan(BOX, 1.5, fourier_crop_size=64), [], 10)
+    with pytest.raises(PlanError, match="none is left to downsample"):
+        Job.write("job", PLAN, [], 10)
+    with pytest.raises(PlanError, match="Particles per stack: got 0, expected 1 or more"):
+        Job.write("job", PLAN, [ParticleRow(1, 1, "a", 0, 0)], 0)
+    assert not os.path.exists("job/job.json")
+
+
+def test_a_new_job_removes_what_an_old_one_left(here):
+    rows, _ = scattered()
+    job = Job.write("[job]", PLAN, rows, 5)
+    assert run(job).returncode == 0
+    again = Job.write("[job]", PLAN, rows[:2], 5)
+    assert outputs(again) == {}
+    with pytest.raises(DataError, match="did not come to its end"):
+        again.check_done()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"plan": {}, "particles": 1, "particlesPerStack": 1}'])
+def test_job_files_that_are_none(here, capsys, text):
+    with open("job.json", "w") as file:
+        file.write(text)
+    assert cli.main(["job.json"]) in (cli.EXIT_DATA, cli.EXIT_USAGE)
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_usage(here, capsys):
+    for arguments in ([], ["job.json", "--jobs", "0"], ["job.json", "--nonsense"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == cli.EXIT_USAGE
+    assert "expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_plan_changed_on_disk_is_refused_with_the_same_words(here, capsys):
+    rows, _ = scattered()
+    job = Job.write("job", PLAN, rows, 5)
+    with open(job.path) as file:
+        text = file.read()
+    with open(job.path, "w") as file:
+        file.write(text.replace('"fourier_crop_size": 16', '"fourier_crop_size": 64'))
+    assert cli.main([job.path]) == cli.EXIT_USAGE
+    assert "Fourier crop to box size: got 64 px, expected 8 to 32 px" in capsys.readouterr().err

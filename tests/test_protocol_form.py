@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What users read and fill in: parameters, refusals, warnings, summary, methods; and that Scipion finds it all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downsample_plugin.core import DownsamplePlan, checks
+
+from .scipion_sets import downsample, matrix, new_downsample, particle, particle_set, write_stack
+
+APIX, BOX = 1.31, 40
+
+PARAMETERS = {
+    "inputParticles": "Input particles",
+    "alignments3D": "Alignments 3D",
+    "alignments2D": "Alignments 2D",
+    "cropSize": "Crop / pad to box size (px)",
+    "targetPixelSize": "Desired approx. pixel size (Å/px)",
+    "fourierCropSize": "Fourier crop to box size (px)",
+    "lowpassResolution": "Lowpass resolution (Å)",
+    "recenter": "Recenter using aligned shifts",
+    "saveFloat16": "Save results in 16-bit floating point",
+    "recenterMode": "Recentring",
+    "alignment2DConvention": "2D alignment convention",
+    "highpassResolution": "Highpass resolution (Å)",
+    "filterShape": "Filter shape",
+    "filterOrder": "Filter order",
+    "filterWidth": "Filter width (Fourier shells)",
+    "doNormalize": "Normalize background",
+    "backRadius": "Background radius (px)",
+    "particlesPerStack": "Particles per stack",
+}
+ADVANCED = {
+    "recenterMode",
+    "alignment2DConvention",
+    "highpassResolution",
+    "filterShape",
+    "filterOrder",
+    "filterWidth",
+    "particlesPerStack",
+}
+DEFAULTS = {
+    "cropSize": None,
+    "targetPixelSize": None,
+    "fourierCropSize": None,
+    "lowpassResolution": None,
+    "recenter": False,
+    "saveFloat16": False,
+    "recenterMode": 0,
+    "alignment2DConvention": 0,
+    "highpassResolution": None,
+    "filterShape": 0,
+    "filterOrder": 8,
+    "filterWidth": 2.0,
+    "doNormalize": False,
+    "backRadius": -1,
+    "particlesPerStack": 10000,
+}
+
+
+@pytest.fixture(scope="module")
+def sets(project):
+    """Particles without and with each kind of alignment."""
+    stack = write_stack("some.mrcs", np.random.default_rng(0).normal(size=(3, BOX, BOX)))
+    m = matrix(np.eye(3), (1.5, -0.25))
+    found = {None: particle_set(project, [particle(i, (i, stack)) for i in (1, 2, 3)], APIX)}
+    for alignment in ("2D", "3D", "Projection"):
+        items = [particle(i, (i, stack), m) for i in (1, 2, 3)]
+        found[alignment] = particle_set(project, items, APIX, alignment)
+    return found
+
+
+def test_parameters_are_the_interface(project, sets):
+    protocol = new_downsample(project, sets[None])
+    for name, label in PARAMETERS.items():
+        param = protocol.getParam(name)
+        assert param.getLabel() == label
+        assert param.isExpert() == (name in ADVANCED), name
+        assert len(param.getHelp()) > 60, f"{name} needs help that explains it"
+    for name, default in DEFAULTS.items():
+        assert getattr(protocol, name).get() == default, name
+    assert protocol.getClassLabel() == "downsample_plugin - downsample particles"
+    choices = {
+        name: protocol.getParam(name).choices for name in ("recenterMode", "alignment2DConvention", "filterShape")
+    }
+    assert choices == {
+        "recenterMode": ["whole pixels", "exact"],
+        "alignment2DConvention": ["automatic", "shift then rotate", "rotate then shift"],
+        "filterShape": ["Butterworth", "raised cosine"],
+    }
+
+
+@pytest.mark.parametrize(
+    "settings, plan",
+    [
+        ({}, {}),
+        ({"fourierCropSize": 41}, {"fourier_crop_size": 41}),
+        ({"targetPixelSize": 3.0, "fourierCropSize": 20}, {"target_pixel_size": 3.0, "fourier_crop_size": 20}),
+        ({"targetPixelSize": 1.0}, {"target_pixel_size": 1.0}),
+        ({"cropSize": 4}, {"crop_size": 4}),
+        ({"lowpassResolution": -1.0}, {"lowpass_resolution": -1.0}),
+        ({"doNormalize": True, "backRadius": 30}, {"normalize": True, "background_radius": 30}),
+    ],
+)
+def test_refusals_are_the_plans_own_words(project, sets, settings, plan):
+    errors = new_downsample(project, sets[None], **settings).validate()
+    assert errors == checks.problems(DownsamplePlan(BOX, APIX, **plan))
+    assert len(errors) == 1
+
+
+def test_recentring_needs_shifts(project, sets):
+    errors = {kind: new_downsample(project, given, recenter=True).validate() for kind, given in sets.items()}
+    assert errors["2D"] == errors["Projection"] == []
+    assert "the particles have no alignment, expected shifts to recentre by" in errors[None][0]
+    assert "alignment '3D', which is for volumes" in errors["3D"][0]
+
+
+@pytest.mark.parametrize(
+    "name, kind, sentence",
+    [
+        ("alignments3D", "2D", "Alignments 3D: the set has alignment '2D', expected 'Projection'"),
+        ("alignments3D", "3D", "Alignments 3D: the set has alignment '3D', expected 'Projection'"),
+        ("alignments2D", "Projection", "Alignments 2D: the set has alignment 'Projection', expected '2D'"),
+        ("alignments2D", None, "Alignments 2D: the set has alignment 'None', expected '2D'"),
+    ],
+)
+def test_alignments_of_the_wrong_kind(project, sets, name, kind, sentence):
+    settings = {name: (sets[kind], "outputParticles"), "fourierCropSize": 20}
+    (error,) = new_downsample(project, sets[None], **settings).validate()
+    assert sentence in error
+
+
+def test_no_particles_and_no_sampling_rate(project, sets):
+    from downsample_plugin.protocols import ProtDownsampleParticles
+
+    errors = project.newProtocol(ProtDownsampleParticles, fourierCropSize=20).validate()
+    assert errors == ["*Input particles* cannot be EMPTY."]
+    stack = "some.mrcs"
+    unsized = particle_set(project, [particle(1, (1, stack))], None)
+    (error,) = new_downsample(project, unsized, fourierCropSize=20).validate()
+    assert "Sampling rate of the particles: got 0.0 Å/px" in error
+    oblong = write_stack("oblong.mrcs", np.zeros((2, 40, 30)))
+    given = particle_set(project, [particle(1, (1, oblong))], APIX)
+    (error,) = new_downsample(project, given, fourierCropSize=20).validate()
+    assert "the images are 30 x 40 px, expected square ones" in error
+
+
+def test_no_common_particles(project, sets):
+    others = particle_set(project, [particle(9, (1, "some.mrcs"), np.eye(4))], APIX, "Projection")
+    protocol = new_downsample(project, sets[None], alignments3D=(others, "outputParticles"), fourierCropSize=20)
+    project.launchProtocol(protocol, wait=True)
+    assert "none is left to downsample, expected one or more" in protocol.getErrorMessage()
+
+
+def test_a_singular_matrix_names_its_particle(project, sets):
+    singular = particle_set(
+        project, [particle(i, (i, "some.mrcs"), np.diag([1, 1, i - 2.0, 1])) for i in (1, 2, 3)], APIX, "Projection"
+    )
+    protocol = new_downsample(project, singular, recenter=True)
+    project.launchProtocol(protocol, wait=True)
+    assert "Particle 2: alignment matrix: " in protocol.getErrorMessage()
+
+
+def test_warnings_and_the_expected_outcome(project, sets):
+    protocol = new_downsample(project, sets[None], targetPixelSize=3.0)
+    assert protocol.warnings() == checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
+    assert "2.9111 Å/px comes out" in protocol.warnings()[0]
+    assert protocol.summary() == ["Will give: box 40 → 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"]
+    assert new_downsample(project, sets[None]).warnings() == []
+
+
+def test_summary_methods_and_citations(project, sets):
+    protocol = downsample(
+        project,
+        sets["2D"],
+        fourierCropSize=20,
+        recenter=True,
+        lowpassResolution=8.0,
+        doNormalize=True,
+        alignment2DConvention=2,
+    )
+    assert protocol.summary() == [
+        "3 particles: box 40 → 40 → 20 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å",
+        "Recentred (whole pixels) by the particles' own alignment (2D, rotate then shift: as chosen)",
+    ]
+    (sentence,) = protocol._methods()
+    assert sentence.startswith(
+        "3 particle images (40 px, 1.31 Å/px) were recentred by their aligned shifts by whole pixels, Fourier cropped "
+        "to 20 px (2.62 Å/px), low-pass filtered at 8 Å (Butterworth, order 8) and normalised to their background "
+        "beyond 10 px [Scheres2012] with scipion-em-downsample "
+    )
+    assert "not found" not in "".join(protocol.citations())
+    assert set(protocol.getCitations()) == {"Frigo2005", "delaRosaTrevin2016", "Scheres2012"}
+
+
+# ---- what Scipion finds ---------------------------------------------------------------------------------------
+
+
+def test_the_domain_finds_the_protocol(scipion):
+    from pwem import Domain
+
+    from downsample_plugin.protocols import ProtDownsampleParticles
+
+    assert Domain.getProtocols()["ProtDownsampleParticles"] is ProtDownsampleParticles
+    assert "downsample_plugin" in Domain.getPlugins()
+    assert [output.name for output in ProtDownsampleParticles._possibleOutputs] == ["outputParticles"]
+
+
+def test_the_tree_shows_it_under_particles_preprocess(project):
+    from pwem import Domain
+    from pyworkflow.gui.project.viewprotocols_extra import ProtocolTreeConfig
+
+    def paths(menu, above=()):
+        for child in menu.childs:
+            here = (*above, child.text)
+            if child.value == "ProtDownsampleParticles":
+                yield above
+            yield from paths(child, here)
+
+    views = ProtocolTreeConfig.load(Domain, project.getPath("protocols.conf"))
+    assert list(paths(views["Protocols SPA"])) == [("Particles", "Preprocess")]
+
+
+def test_protocols_conf_is_json_where_scipion_wants_it():
+    package = Path(__file__).parents[1] / "downsample_plugin" / "protocols.conf"
+    top = Path(__file__).parents[1] / "protocols.conf"
+    assert top.is_symlink()
+    assert top.resolve() == package.resolve()
+    json.loads(package.read_text().split("Protocols SPA = ")[1])
