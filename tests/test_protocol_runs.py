@@ -140,9 +140,15 @@ def test_an_import_of_files(project):
 # ---- real particles ------------------------------------------------------------------------------------
 
 
-def test_empiar_10076(project):
+@pytest.fixture(scope="module")
+def real_particles():
+    assert SHARED.is_dir(), f"{SHARED}: the real particles for these tests are not there, beside the project's folder"
+    return SHARED
+
+
+def test_empiar_10076(project, real_particles):
     """Seven ribosome particles in a stack that is named .mrc, whose header knows no pixel size."""
-    stack = str(SHARED / "empiar_10076_7.mrc")
+    stack = str(real_particles / "empiar_10076_7.mrc")
     particles = particle_set(project, [particle(i, (i, stack)) for i in range(1, 8)], 1.31)
     protocol = downsample(project, particles, targetPixelSize=3.275, doNormalize=True, saveFloat16=True)
     output = protocol.outputParticles
@@ -161,19 +167,19 @@ def test_empiar_10076(project):
         assert correlation > 0.999
 
 
-def relion31_particles():
+def relion31_particles(folder):
     """Particles of relion31.star: images, matrices as Scipion holds them, shifts in px."""
     from emtable import Table
     from pwem.convert.transformations import euler_matrix
 
-    for i, row in enumerate(Table(fileName=str(SHARED / "relion31.star"), tableName="particles"), start=1):
+    for i, row in enumerate(Table(fileName=str(folder / "relion31.star"), tableName="particles"), start=1):
         shift = np.array([row.rlnOriginXAngst, row.rlnOriginYAngst]) / 2.806
         inverse = euler_matrix(*-np.radians([row.rlnAngleRot, row.rlnAngleTilt, row.rlnAnglePsi]), axes="szyz")
         inverse[:2, 3] = -shift
         yield (
             particle(
                 i,
-                (i, str(SHARED / "relion31.mrcs")),
+                (i, str(folder / "relion31.mrcs")),
                 np.linalg.inv(inverse),
                 (row.rlnCoordinateX / 2, row.rlnCoordinateY / 2),
             ),
@@ -182,14 +188,14 @@ def relion31_particles():
 
 
 @pytest.mark.parametrize("mode", [Recenter.WHOLE_PIXELS, Recenter.EXACT])
-def test_relion31(project, mode):
+def test_relion31(project, real_particles, mode):
     """Five particles with RELION's angles and origins (in Å, all below half a pixel, as a refinement leaves them)."""
-    items, shifts = zip(*relion31_particles())
+    items, shifts = zip(*relion31_particles(real_particles))
     particles = particle_set(project, items, 2.806, "Projection")
     settings = {"recenter": True, "recenterMode": [Recenter.WHOLE_PIXELS, Recenter.EXACT].index(mode)}
     output = downsample(project, particles, fourierCropSize=128, **settings).outputParticles
     plan = DownsamplePlan(256, 2.806, fourier_crop_size=128, recenter=mode)
-    expected, applied = downsample_images(images_of_file(SHARED / "relion31.mrcs"), plan, shifts)
+    expected, applied = downsample_images(images_of_file(real_particles / "relion31.mrcs"), plan, shifts)
     assert np.array_equal(applied, np.zeros((5, 2))) == (mode is Recenter.WHOLE_PIXELS)
     for item, image, d, shift in zip(items_of(output), expected, applied, shifts):
         assert image_of(item) == pytest.approx(image, abs=1e-5)
