@@ -27,7 +27,19 @@ setup(
     ],
     python_requires=">=3.9,<3.13",  # what scipion-em installs on
     install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", "numpy", "mrcfile", "emtable", "pyfftw", "tqdm"],
-    extras_require={"dev": ["pytest", "pytest-cov", "hypothesis", "ruff", "mypy", "build"]},
+    extras_require={
+        "dev": [
+            "pytest",
+            "pytest-cov",
+            "coverage>=7.10",
+            "hypothesis",
+            "ruff==0.17.6",
+            "mypy",
+            "build",
+            "setuptools",
+            "wheel",
+        ]
+    },
     packages=find_packages(include=["downsample_plugin", "downsample_plugin.*"], exclude=["*.tests", "*.tests.*"]),
     package_data={"downsample_plugin": ["protocols.conf", "*.png"]},
     entry_points={
