@@ -36,9 +36,10 @@ class ImageStatistics(NamedTuple):
     @classmethod
     def of(cls, image: NDArray[np.generic]) -> ImageStatistics:
         """Statistics of an image, summed in float64."""
-        values = image.astype(np.float64)
+        values = image.astype(np.float64).reshape(-1)
         mean = values.mean()
-        return cls(values.min(), values.max(), mean, np.square(values - mean).mean())
+        values -= mean
+        return cls(float(image.min()), float(image.max()), mean, values @ values / values.size)
 
 
 class StackReader:

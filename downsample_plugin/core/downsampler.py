@@ -57,6 +57,7 @@ class Downsampler:
         check(plan)
         self.plan = plan
         self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
+        self._ones = np.ones(plan.box_in**2, dtype=np.float32)
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
         self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
         self._cropper: FourierCropper | None = None
@@ -109,48 +110,61 @@ class Downsampler:
     def _copy_window(self, values: NDArray[np.generic], split: SplitShift) -> NDArray[np.float32]:
         (in_y, out_y), (in_x, out_x) = self._slices(split)
         window = self._window
-        mean = self._mean(values)
-        if self._exposed(out_y) or self._exposed(out_x):
-            window.fill(mean)
+        self._rough_mean(values)  # refuses pixels that are not numbers
+        if self._exposed(out_y, out_x):
+            window.fill(values.mean(dtype=np.float64))
         window[out_y, out_x] = values[in_y, in_x]
         return window
 
     def _fourier_crop(
         self, cropper: FourierCropper, values: NDArray[np.generic], split: SplitShift
     ) -> NDArray[np.float32]:
-        """Transform the window of the image less its mean.
+        """Transform the window of the image less its level, and add the level again.
 
-        Without the mean, float32 keeps its digits for the contrast, and what lies outside the image is 0.
+        Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit;
+        what fills the pixels outside the image must.
         """
         (in_y, out_y), (in_x, out_x) = self._slices(split)
         window = cropper.image
-        mean = self._mean(values)
-        if self._exposed(out_y) or self._exposed(out_x):
-            window.fill(0)
-        np.subtract(values[in_y, in_x], mean, out=window[out_y, out_x], dtype=np.float32)
+        level = self._rough_mean(values)
+        if self._exposed(out_y, out_x):
+            window.fill(values.mean(dtype=np.float64) - level)
+        np.subtract(values[in_y, in_x], level, out=window[out_y, out_x], dtype=np.float32)
         cropper.crop(*split.fraction)
-        np.add(cropper.cropped, mean * self._dc_gain, out=cropper.cropped)
+        np.add(cropper.cropped, level * self._dc_gain, out=cropper.cropped)
         return cropper.cropped
 
     def _slices(self, split: SplitShift) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         x, y = (window_slices(self.plan.box_in, self.plan.box_crop, int(d)) for d in split.whole)
         return y, x
 
-    def _exposed(self, covered: slice) -> bool:
-        """Whether the window has pixels along an axis that the image does not cover."""
-        return bool(covered.stop - covered.start < self.plan.box_crop)
+    def _exposed(self, *covered: slice) -> bool:
+        """Whether the window has pixels, along either axis, that the image does not cover."""
+        return any(axis.stop - axis.start < self.plan.box_crop for axis in covered)
 
-    def _mean(self, values: NDArray[np.generic]) -> np.float32:
-        """Mean of all pixels, summed in float64; a sum that is finite says that all pixels are."""
-        mean = values.mean(dtype=np.float64)
+    def _rough_mean(self, values: NDArray[np.generic]) -> np.float32:
+        """Mean of all pixels to a few digits; that it is finite says that all pixels are.
+
+        BLAS sums float32 several times faster than NumPy sums to float64.
+        """
+        if values.dtype == np.float32 and values.flags.c_contiguous:
+            mean = values.reshape(-1) @ self._ones / values.size
+        else:
+            mean = values.mean(dtype=np.float64)
         if not np.isfinite(mean):
-            bad = ~np.isfinite(values)
+            self._refuse_non_finite(values)
+            mean = values.mean(dtype=np.float64)  # finite pixels, whose sum float32 could not hold
+        return np.float32(mean)
+
+    @staticmethod
+    def _refuse_non_finite(values: NDArray[np.generic]) -> None:
+        bad = ~np.isfinite(values)
+        if bad.any():
             y, x = np.argwhere(bad)[0]
             raise DataError(
                 f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} "
                 f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
             )
-        return np.float32(mean)
 
     def _stored(self, image: NDArray[Any]) -> NDArray[np.generic]:
         if self.plan.float16:
