@@ -1,55 +1,95 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A job on disk: what the program is told, and what it leaves.
 
-The folder of a job holds ``job.json`` (the plan), ``particles.star`` (the particles) and, after the run,
-the output stacks ``particles_000001.mrcs`` … and ``results.star``, or ``error.txt``. Image files are named as
-the caller sees them: relative names lead from the current folder.
+The folder of a job holds::
+
+    job.json                    the plan, the number of particles, a fingerprint of all inputs
+    tables/todo_000001.star     the particles of output stack 1: image, id, wanted shift
+    tables/done_000001.star     the same particles in the stack, with the applied shift; there when it is whole
+    tables/error_000001.txt     why stack 1 could not be made
+    particles_000001.mrcs       output stack 1
+
+Each output stack is a unit of its own, so any number of processes on any machines can share a job, and a
+job that was stopped goes on where it was. Image files are named as the caller sees them: relative names
+lead from the current folder.
 """
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from . import __version__
+from .chunks import chunks
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .tables import ParticleRow, write_particles
+from .tables import ParticleRow, read_particles, write_particles
 
-PARTICLES_FILE = "particles.star"
-RESULTS_FILE = "results.star"
-ERROR_FILE = "error.txt"
+MISSING_STACKS_NAMED = 5  # in a message
 
 
 @dataclass(frozen=True)
 class Job:
-    """A plan for the particles of one table, in a folder of its own."""
+    """A plan for particles, in a folder of its own."""
 
     folder: str
     plan: DownsamplePlan
     particle_count: int
-    particles_per_stack: int = 10000
+    particles_per_stack: int
+    fingerprint: str
 
     @classmethod
     def write(
         cls, folder: str, plan: DownsamplePlan, particles: Iterable[ParticleRow], particles_per_stack: int
     ) -> Job:
-        """Write a new job over an old one in the same folder; PlanError if it cannot be done."""
+        """Write a job; PlanError if it cannot be done.
+
+        Over another job in the folder it starts anew; over the same one, of the same plan and particles and
+        unchanged image files, what is done stays done.
+        """
         _check(job_problems(plan, particles_per_stack))
-        os.makedirs(folder, exist_ok=True)
-        for name in (RESULTS_FILE, ERROR_FILE, "particles_*.mrcs*"):
-            for old in glob.glob(os.path.join(glob.escape(folder), name)):
-                os.remove(old)
-        count = write_particles(os.path.join(folder, PARTICLES_FILE), particles)
+        old = _fingerprint_in(folder)
+        new_tables = os.path.join(folder, "tables.new")
+        shutil.rmtree(new_tables, ignore_errors=True)
+        os.makedirs(new_tables)
+        inputs = _Fingerprint(plan, particles_per_stack)
+        count = 0
+        for number, rows in enumerate(chunks(particles, particles_per_stack), start=1):
+            write_particles(os.path.join(new_tables, _todo_name(number)), rows)
+            inputs.add(rows)
+            count += len(rows)
         _check(_count_problems(count))
-        description = {"plan": plan.to_dict(), "particles": count, "particlesPerStack": particles_per_stack}
-        with open(cls.path_in(folder), "w", encoding="utf-8") as file:
+        job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest())
+        if job.fingerprint == old:
+            shutil.rmtree(new_tables)
+        else:
+            job._start_anew(new_tables)
+        return job
+
+    def _start_anew(self, new_tables: str) -> None:
+        if os.path.exists(self.path):  # without it, what is there belongs to no job
+            os.remove(self.path)
+        tables = os.path.join(self.folder, "tables")
+        shutil.rmtree(tables, ignore_errors=True)
+        for name in os.listdir(self.folder):
+            if name.startswith("particles_") and name.endswith((".mrcs", ".mrcs.part")):
+                os.remove(os.path.join(self.folder, name))
+        os.rename(new_tables, tables)
+        description = {
+            "plan": self.plan.to_dict(),
+            "particles": self.particle_count,
+            "particlesPerStack": self.particles_per_stack,
+            "fingerprint": self.fingerprint,
+        }
+        with open(self.path + ".part", "w", encoding="utf-8") as file:
             json.dump(description, file, indent=2)
             file.write("\n")
-        return cls(folder, plan, count, particles_per_stack)
+        os.replace(self.path + ".part", self.path)
 
     @classmethod
     def read(cls, path: str) -> Job:
@@ -62,24 +102,14 @@ class Job:
                 DownsamplePlan.from_dict(description["plan"]),
                 int(description["particles"]),
                 int(description["particlesPerStack"]),
+                str(description["fingerprint"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: it cannot be read as a job ({error!r}); write the job again") from error
         _check(job_problems(job.plan, job.particles_per_stack) + _count_problems(job.particle_count))
         return job
 
-    def check_done(self) -> None:
-        """Raise DataError, with the program's own words if it left any, unless the job's results are there."""
-        if os.path.exists(self.results_path):
-            return
-        try:
-            with open(self.error_path, encoding="utf-8") as file:
-                raise DataError(file.read())
-        except FileNotFoundError:
-            raise DataError(
-                f"{self.results_path}: not there, so the program did not come to its end: it was killed or could not "
-                "start; see the run's log, then continue the run"
-            ) from None
+    # ---- what is there -------------------------------------------------------------------------------
 
     @staticmethod
     def path_in(folder: str) -> str:
@@ -92,23 +122,69 @@ class Job:
         return self.path_in(self.folder)
 
     @property
-    def particles_path(self) -> str:
-        """The table of its particles."""
-        return os.path.join(self.folder, PARTICLES_FILE)
+    def stack_count(self) -> int:
+        """Number of output stacks."""
+        return stack_count(self.particle_count, self.particles_per_stack)
 
-    @property
-    def results_path(self) -> str:
-        """The table of its results, there when the program is through."""
-        return os.path.join(self.folder, RESULTS_FILE)
-
-    @property
-    def error_path(self) -> str:
-        """What went wrong, for people; there when the program failed."""
-        return os.path.join(self.folder, ERROR_FILE)
+    def stack_size(self, number: int) -> int:
+        """Number of particles in output stack `number`, from 1."""
+        return min(self.particles_per_stack, self.particle_count - (number - 1) * self.particles_per_stack)
 
     def stack_path(self, number: int) -> str:
         """Output stack `number`, from 1: named by number, so that no two inputs can collide."""
         return os.path.join(self.folder, f"particles_{number:06d}.mrcs")
+
+    def todo_path(self, number: int) -> str:
+        """Table of the particles of output stack `number`."""
+        return os.path.join(self.folder, "tables", _todo_name(number))
+
+    def done_path(self, number: int) -> str:
+        """Table of what became of the particles of output stack `number`; there when the stack is whole."""
+        return os.path.join(self.folder, "tables", f"done_{number:06d}.star")
+
+    def error_path(self, number: int) -> str:
+        """Why output stack `number` could not be made, for people."""
+        return os.path.join(self.folder, "tables", f"error_{number:06d}.txt")
+
+    def share(self, part: int, parts: int) -> range:
+        """Numbers of the output stacks that process `part`, from 1, of so many is to make."""
+        return range(part, self.stack_count + 1, parts)
+
+    def is_done(self, number: int) -> bool:
+        """Whether output stack `number` is there with its table."""
+        return os.path.exists(self.done_path(number)) and os.path.exists(self.stack_path(number))
+
+    def check_done(self, numbers: Sequence[int]) -> None:
+        """Raise DataError, naming them and with the program's words if it left any, if stacks are missing."""
+        missing = [number for number in numbers if not self.is_done(number)]
+        if not missing:
+            return
+        reasons = list(dict.fromkeys(filter(None, map(self._read_error, missing))))
+        if reasons:
+            raise DataError("\n".join(reasons[:MISSING_STACKS_NAMED]))
+        names = ", ".join(os.path.basename(self.stack_path(number)) for number in missing[:MISSING_STACKS_NAMED])
+        raise DataError(
+            f"{self.folder}: {len(missing)} of {len(numbers)} output stacks are missing ({names}"
+            f"{', …' if len(missing) > MISSING_STACKS_NAMED else ''}), expected all: the program was killed or could "
+            "not start; see the run's log, then continue the run"
+        )
+
+    def _read_error(self, number: int) -> str:
+        try:
+            with open(self.error_path(number), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def results(self) -> Iterator[ParticleRow]:
+        """All particles in their order, each with its new image and the applied shift."""
+        for number in range(1, self.stack_count + 1):
+            yield from read_particles(self.done_path(number))
+
+
+def stack_count(particles: int, particles_per_stack: int) -> int:
+    """Number of output stacks for so many particles."""
+    return -(-particles // particles_per_stack)
 
 
 def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
@@ -117,6 +193,38 @@ def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
     if particles_per_stack < 1:
         problems.append(f"Particles per stack: got {particles_per_stack}, expected 1 or more; 10000 is usual.")
     return problems
+
+
+class _Fingerprint:
+    """Of all that the output depends on: plan, particles, size and time of their files, our version."""
+
+    def __init__(self, plan: DownsamplePlan, particles_per_stack: int):
+        self._hash = hashlib.sha256(repr((__version__, plan, particles_per_stack)).encode())
+        self._files: set[str] = set()
+
+    def add(self, rows: Sequence[ParticleRow]) -> None:
+        self._hash.update(repr(rows).encode("utf-8", "surrogateescape"))
+        for path in sorted({row.image_file for row in rows} - self._files):
+            self._files.add(path)
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # the run will say so
+            self._hash.update(repr((path, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _fingerprint_in(folder: str) -> str | None:
+    try:
+        return Job.read(Job.path_in(folder)).fingerprint
+    except (DataError, PlanError):
+        return None
+
+
+def _todo_name(number: int) -> str:
+    return f"todo_{number:06d}.star"
 
 
 def _count_problems(count: int) -> list[str]:

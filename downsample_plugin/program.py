@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a job: reads particles, downsamples them in worker processes, writes stacks and the result table.
+"""Runs a job: reads particles, downsamples them in worker processes, writes stacks and result tables.
 
 Particles go to the workers in pieces of an output stack, sorted by input file and place in it; every worker
 writes its images at their places in the unfinished stack. Only so many pieces are under way at once, so memory
@@ -9,114 +9,144 @@ does not grow with the number of particles; and a piece's results do not depend 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Callable, NamedTuple, TypeVar
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .core.downsampler import Downsampler
 from .core.plan import DownsamplePlan
 from .errors import DataError
 from .job import Job
 from .stacks import ImageReader, ImageStatistics, StackWriter, open_part, write_image
-from .tables import ParticleRow, ParticleTableWriter, read_particles
+from .tables import ParticleRow, read_particles, write_particles
 
 PARTICLES_PER_PIECE = 200  # some tenths of a second of work
 
-Item = TypeVar("Item")
 Advance = Callable[[int], object]
 
-
-class PlacedParticle(NamedTuple):
-    """A particle and its place (from 0) in an output stack."""
-
-    place: int
-    row: ParticleRow
+# A particle of a piece: its place (from 0) in the output stack, and its row with the file as a number
+TODO = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
+# What became of it: the applied shift, and the statistics of its image
+DONE = np.dtype([("shift", "f8", 2), ("statistics", "f8", len(ImageStatistics._fields))])
 
 
-class DoneParticle(NamedTuple):
-    """What became of a particle: where its image is in the output stack, and the applied shift."""
+class Piece(NamedTuple):
+    """Particles (TODO) for a worker, sorted by file and place in it; `files` are the names."""
 
-    place: int
-    row: ParticleRow
-    statistics: ImageStatistics
+    part_path: str
+    files: tuple[str, ...]
+    particles: NDArray[np.void]
 
 
-def run_job(job: Job, workers: int, advance: Advance) -> None:
-    """Carry out a job with so many worker processes; `advance` is told how many particles are done.
+def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance) -> None:
+    """Make the output stacks of a job with these numbers, but for those that are done already.
 
-    Raises DataError at the first file or image that is not what it should be, naming it. The stacks that
-    were finished by then stay; no result table is written.
+    Uses so many worker processes; `advance` is told how many particles are done. Raises DataError at the
+    first file or image that is not what it should be, naming it; the stacks that were finished by then stay.
     """
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _start_worker, (job.plan,)) as pool:
+        under_way: deque[_StackUnderWay] = deque()
         try:
-            with ParticleTableWriter(job.results_path) as results:
-                for stack in _run_stacks(job, pool, workers, advance):
-                    for done in stack:
-                        results.write(done.row)
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died: it was killed, or the machine ran out of memory; "
-                "use fewer threads or ask for more memory, then continue the run"
-            ) from error
-        except BaseException:
+            for number in numbers:
+                if job.is_done(number):
+                    advance(job.stack_size(number))
+                    continue
+                stack = _StackUnderWay(job, number)
+                under_way.append(stack)
+                for piece in stack.pieces():
+                    while sum(len(other.pending) for other in under_way) > 2 * workers:
+                        _take_oldest(under_way, advance)
+                    stack.pending.append((pool.submit(_run_piece, piece), piece.particles["place"]))
+                stack.complete = True
+            while under_way:
+                _take_oldest(under_way, advance)
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            if isinstance(error, BrokenProcessPool):
+                error = DataError(
+                    "a worker process died: it was killed, or the machine ran out of memory; "
+                    "use fewer threads or ask for more memory, then continue the run"
+                )
+            if isinstance(error, (DataError, OSError)):
+                _leave_word(job, under_way[0].number if under_way else numbers[0], error)
+            raise error
 
 
-def _run_stacks(job: Job, pool: ProcessPoolExecutor, workers: int, advance: Advance) -> Iterator[list[DoneParticle]]:
-    """Finished output stacks in their order, each as its particles in their order."""
-    pieces_under_way = 2 * workers + 1
-    pending: deque[_StackUnderWay] = deque()
-    for number, rows in enumerate(_chunks(read_particles(job.particles_path), job.particles_per_stack), start=1):
-        writer = StackWriter(job.stack_path(number), len(rows), job.plan.box_out, _dtype(job.plan), job.plan.apix_out)
-        writer.create()
-        stack = _StackUnderWay(writer)
-        pending.append(stack)
-        placed = sorted(
-            (PlacedParticle(place, row) for place, row in enumerate(rows)),
-            key=lambda particle: (particle.row.image_file, particle.row.image_index),
-        )
-        for piece in _chunks(placed, PARTICLES_PER_PIECE):
-            while sum(len(other.pieces) for other in pending) >= pieces_under_way:
-                yield from _take_oldest(pending, advance)
-            stack.pieces.append(pool.submit(_run_piece, writer.part_path, piece))
-        stack.complete = True
-    while pending:
-        yield from _take_oldest(pending, advance)
+def _leave_word(job: Job, number: int, error: Exception) -> None:
+    """Leave the reason where who started the program looks for it; a full disk may not have room even for that."""
+    with contextlib.suppress(OSError), open(job.error_path(number), "w", encoding="utf-8") as file:
+        file.write(str(error))
+
+
+def _take_oldest(under_way: deque[_StackUnderWay], advance: Advance) -> None:
+    """Wait for the oldest piece; a stack that is through with it is finished."""
+    stack = under_way[0]
+    if stack.pending:
+        advance(stack.take_oldest())
+    if stack.complete and not stack.pending:
+        stack.finish()
+        under_way.popleft()
 
 
 class _StackUnderWay:
-    """An unfinished output stack: the pieces that workers have, and what has come back."""
+    """An unfinished output stack: what is to be done, what workers have, what has come back."""
 
-    def __init__(self, writer: StackWriter):
-        self.writer = writer
-        self.pieces: deque[Future[list[DoneParticle]]] = deque()
-        self.done: list[DoneParticle] = []
-        self.complete = False  # whether all of its pieces were handed out
+    def __init__(self, job: Job, number: int):
+        self.number = number
+        self._job = job
+        self._rows = list(read_particles(job.todo_path(number)))
+        plan = job.plan
+        dtype = np.dtype(np.float16 if plan.float16 else np.float32)
+        self._writer = StackWriter(job.stack_path(number), len(self._rows), plan.box_out, dtype, plan.apix_out)
+        self._writer.create()
+        self._done = np.zeros(len(self._rows), dtype=DONE)
+        self.pending: deque[tuple[Future[NDArray[np.void]], NDArray[Any]]] = deque()
+        self.complete = False  # whether all pieces were handed out
 
+    def pieces(self) -> Iterator[Piece]:
+        """The particles in pieces, in the order of the files on disk."""
+        files = tuple(sorted({row.image_file for row in self._rows}))
+        number_of = {name: number for number, name in enumerate(files)}
+        todo = np.empty(len(self._rows), dtype=TODO)
+        todo["place"] = np.arange(len(todo))
+        todo["id"] = [row.particle_id for row in self._rows]
+        todo["file"] = [number_of[row.image_file] for row in self._rows]
+        todo["index"] = [row.image_index for row in self._rows]
+        todo["shift"] = [(row.shift_x, row.shift_y) for row in self._rows]
+        todo = todo[np.lexsort((todo["index"], todo["file"]))]
+        for start in range(0, len(todo), PARTICLES_PER_PIECE):
+            part = todo[start : start + PARTICLES_PER_PIECE].copy()
+            first, last = part["file"][0], part["file"][-1] + 1
+            part["file"] -= first
+            yield Piece(self._writer.part_path, files[first:last], part)
 
-def _take_oldest(pending: deque[_StackUnderWay], advance: Advance) -> Iterator[list[DoneParticle]]:
-    """Wait for the oldest piece; a stack that is through with it is finished and handed on."""
-    stack = pending[0]
-    if stack.pieces:
-        done = stack.pieces.popleft().result()
-        stack.done += done
-        advance(len(done))
-    if stack.complete and not stack.pieces:
-        stack.done.sort(key=lambda particle: particle.place)
-        stack.writer.finish([particle.statistics for particle in stack.done])
-        pending.popleft()
-        yield [
-            particle._replace(row=particle.row._replace(image_index=particle.place + 1, image_file=stack.writer.path))
-            for particle in stack.done
-        ]
+    def take_oldest(self) -> int:
+        """Wait for the oldest piece that workers have, and return its number of particles."""
+        future, places = self.pending.popleft()
+        self._done[places] = future.result()
+        return len(places)
+
+    def finish(self) -> None:
+        """Give the stack its name and leave its table."""
+        self._writer.finish(self._done["statistics"])
+        shifts = self._done["shift"].tolist()
+        write_particles(
+            self._job.done_path(self.number),
+            (
+                ParticleRow(row.particle_id, place + 1, self._writer.path, *shift)
+                for place, (row, shift) in enumerate(zip(self._rows, shifts))
+            ),
+        )
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._job.error_path(self.number))
 
 
 _downsampler: Downsampler  # of a worker process
@@ -127,34 +157,17 @@ def _start_worker(plan: DownsamplePlan) -> None:
     _downsampler = Downsampler(plan)
 
 
-def _run_piece(part_path: str, particles: Sequence[PlacedParticle]) -> list[DoneParticle]:
-    """In a worker: downsample particles that are sorted by file, into their places of an unfinished stack."""
-    done = []
-    with open_part(part_path) as part, ImageReader() as reader:
-        for place, row in particles:
-            with _naming(row):
-                image = reader.read(row.image_file, row.image_index)
-                result, applied = _downsampler(image, (row.shift_x, row.shift_y))
-            write_image(part, place, result)
-            applied_row = row._replace(shift_x=float(applied[0]), shift_y=float(applied[1]))
-            done.append(DoneParticle(place, applied_row, ImageStatistics.of(result)))
+def _run_piece(piece: Piece) -> NDArray[np.void]:
+    """In a worker: downsample the particles of a piece into their places; what became of them (DONE)."""
+    done = np.empty(len(piece.particles), dtype=DONE)
+    with open_part(piece.part_path) as part, ImageReader() as reader:
+        for (place, particle_id, file, index, shift), result in zip(piece.particles, done):
+            try:
+                image, applied = _downsampler(reader.read(piece.files[file], int(index)), shift)
+                statistics = ImageStatistics.of(image)
+            except DataError as error:
+                raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
+            write_image(part, int(place), image)
+            result["shift"] = applied
+            result["statistics"] = statistics
     return done
-
-
-@contextlib.contextmanager
-def _naming(row: ParticleRow) -> Iterator[None]:
-    """Let a DataError name the particle and its file."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"Particle {row.particle_id}, image {row.image_index} of {row.image_file}: {error}") from error
-
-
-def _dtype(plan: DownsamplePlan) -> np.dtype[np.generic]:
-    return np.dtype(np.float16 if plan.float16 else np.float32)
-
-
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk

@@ -8,6 +8,7 @@ buffers that are used again, since a set is far larger than memory.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -35,11 +36,16 @@ class ImageStatistics(NamedTuple):
 
     @classmethod
     def of(cls, image: NDArray[np.generic]) -> ImageStatistics:
-        """Statistics of an image, summed in float64."""
+        """Statistics of an image, summed in float64; DataError if it is not finite."""
         values = image.astype(np.float64).reshape(-1)
-        mean = values.mean()
+        mean = float(values.mean())
+        if not math.isfinite(mean):
+            raise DataError(
+                "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
+                "1e38; extract this particle again or drop it from the set"
+            )
         values -= mean
-        return cls(float(image.min()), float(image.max()), mean, values @ values / values.size)
+        return cls(float(image.min()), float(image.max()), mean, float(values @ values) / values.size)
 
 
 class StackReader:
@@ -199,7 +205,7 @@ class StackWriter:
         with open(self.part_path, "wb"):
             pass
 
-    def finish(self, statistics: Sequence[ImageStatistics]) -> None:
+    def finish(self, statistics: Sequence[ImageStatistics] | NDArray[np.float64]) -> None:
         """Write the header, with the statistics of all images in their order, and give the stack its name."""
         smallest, largest, means, variances = np.array(statistics, dtype=np.float64).T
         header = self._header

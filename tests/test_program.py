@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The program as Scipion runs it: a job in, stacks and a result table out, exit codes, messages."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 from downsample_plugin.errors import DataError, PlanError
 from downsample_plugin.job import Job
-from downsample_plugin.tables import ParticleRow, read_particles
+from downsample_plugin.tables import ParticleRow
 
 from .scipion_sets import write_stack
 
@@ -61,7 +62,7 @@ def test_results_are_in_the_order_of_the_job(here):
     done = run(job, "--jobs", "2")
     assert done.returncode == 0, done.stderr
     expected, applied = downsample_images(images, PLAN, [(row.shift_x, row.shift_y) for row in rows])
-    results = list(read_particles(job.results_path))
+    results = list(job.results())
     assert [r.particle_id for r in results] == [r.particle_id for r in rows]
     for i, result in enumerate(results):
         assert result.image_file == f"extra/particles_{i // 7 + 1:06d}.mrcs"
@@ -122,10 +123,10 @@ def test_bad_data_is_named_and_ends_the_run(here, row, sentence):
     done = run(job, "--jobs", "2")
     assert done.returncode == cli.EXIT_DATA
     assert "Traceback" not in done.stderr
-    assert not os.path.exists(job.results_path)
+    assert not job.is_done(1)
     assert outputs(job).keys() <= {"particles_000001.mrcs.part"}
     with pytest.raises(DataError, match=sentence):
-        job.check_done()
+        job.check_done([1])
 
 
 def test_a_single_image_file_without_an_index(here):
@@ -147,14 +148,71 @@ def test_a_job_that_cannot_be_done_is_not_written(here):
     assert not os.path.exists("job/job.json")
 
 
+def test_parts_make_the_whole(here):
+    rows, _ = scattered()
+    whole, parts = Job.write("whole", PLAN, rows, 7), Job.write("parts", PLAN, rows, 7)
+    assert run(whole, "--jobs", "2").returncode == 0
+    for part in ("3/3", "1/3", "2/3"):
+        with pytest.raises(DataError, match="output stacks are missing"):
+            parts.check_done(range(1, 6))
+        assert run(parts, "--part", part).returncode == 0
+    parts.check_done(range(1, 6))
+    assert outputs(whole) == outputs(parts)
+
+
+@pytest.mark.parametrize("rank, size", cli.MPI_VARIABLES)
+def test_under_mpirun_each_process_makes_its_share(here, monkeypatch, rank, size):
+    rows, _ = scattered()
+    job = Job.write("job", PLAN, rows, 7)
+    for number in ("0", "1"):
+        monkeypatch.setenv(rank, number)
+        monkeypatch.setenv(size, "2")
+        assert cli.main([job.path]) == 0
+        assert [job.is_done(i) for i in range(1, 6)] == [True, number == "1", True, number == "1", True]
+
+
+def test_an_unfinished_job_goes_on_and_a_finished_one_rests(here):
+    rows, _ = scattered()
+    job = Job.write("job", PLAN, rows, 7)
+    assert run(job).returncode == 0
+    undisturbed = outputs(job)
+    os.remove(job.stack_path(2))
+    os.remove(job.done_path(4))
+    times = {i: os.stat(job.stack_path(i)).st_mtime_ns for i in (1, 3, 4, 5)}
+    again = Job.write("job", PLAN, rows, 7)
+    assert [again.is_done(i) for i in range(1, 6)] == [True, False, True, False, True]
+    assert run(again).returncode == 0
+    assert outputs(again) == undisturbed
+    assert [os.stat(job.stack_path(i)).st_mtime_ns == times[i] for i in times] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("change", ["plan", "particles", "stacks", "image file"])
+def test_a_changed_job_starts_anew(here, change):
+    rows, _ = scattered()
+    job = Job.write("job", PLAN, rows, 7)
+    assert run(job).returncode == 0
+    plan, per_stack = PLAN, 7
+    if change == "plan":
+        plan = dataclasses.replace(PLAN, lowpass_resolution=10.0)
+    elif change == "particles":
+        rows[3] = rows[3]._replace(shift_x=0.0)
+    elif change == "stacks":
+        per_stack = 8
+    else:
+        os.utime(rows[0].image_file, (1, 1))
+    again = Job.write("job", plan, rows, per_stack)
+    assert outputs(again) == {}
+    assert not any(again.is_done(i) for i in range(1, 6))
+
+
 def test_a_new_job_removes_what_an_old_one_left(here):
     rows, _ = scattered()
     job = Job.write("[job]", PLAN, rows, 5)
     assert run(job).returncode == 0
     again = Job.write("[job]", PLAN, rows[:2], 5)
     assert outputs(again) == {}
-    with pytest.raises(DataError, match="did not come to its end"):
-        again.check_done()
+    with pytest.raises(DataError, match=r"1 of 1 output stacks are missing \(particles_000001\.mrcs\)"):
+        again.check_done([1])
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"plan": {}, "particles": 1, "particlesPerStack": 1}'])
@@ -166,7 +224,7 @@ def test_job_files_that_are_none(here, capsys, text):
 
 
 def test_usage(here, capsys):
-    for arguments in ([], ["job.json", "--jobs", "0"], ["job.json", "--nonsense"]):
+    for arguments in ([], ["job.json", "--nonsense"], ["job.json", "--part", "3/2"], ["job.json", "--jobs", "0"]):
         with pytest.raises(SystemExit) as stopped:
             cli.main(arguments)
         assert stopped.value.code == cli.EXIT_USAGE

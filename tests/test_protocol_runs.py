@@ -213,7 +213,7 @@ def test_restart_copy_and_continue(project, ten):
     assert len(protocol.outputParticles.getFiles()) == 4
 
     def finished_at():
-        return os.path.getmtime(protocol._getExtraPath("results.star"))
+        return os.path.getmtime(protocol._getExtraPath("particles_000001.mrcs"))
 
     first = finished_at()
     protocol.runMode.set(MODE_RESUME)

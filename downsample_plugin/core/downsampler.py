@@ -142,7 +142,7 @@ class Downsampler:
         """Whether the window has pixels, along either axis, that the image does not cover."""
         return any(axis.stop - axis.start < self.plan.box_crop for axis in covered)
 
-    def _rough_mean(self, values: NDArray[np.generic]) -> np.float32:
+    def _rough_mean(self, values: NDArray[Any]) -> np.float32:
         """Mean of all pixels to a few digits; that it is finite says that all pixels are.
 
         BLAS sums float32 several times faster than NumPy sums to float64.
@@ -157,7 +157,7 @@ class Downsampler:
         return np.float32(mean)
 
     @staticmethod
-    def _refuse_non_finite(values: NDArray[np.generic]) -> None:
+    def _refuse_non_finite(values: NDArray[Any]) -> None:
         bad = ~np.isfinite(values)
         if bad.any():
             y, x = np.argwhere(bad)[0]

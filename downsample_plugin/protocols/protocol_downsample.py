@@ -22,8 +22,8 @@ from ..core.alignment import matrix_of_output, shift_from_matrix
 from ..core.geometry import round_half_away
 from ..core.plan import DownsamplePlan, FilterShape, Recenter
 from ..errors import DataError, DownsampleError
-from ..job import Job, job_problems
-from ..tables import ParticleRow, read_particles
+from ..job import Job, job_problems, stack_count
+from ..tables import ParticleRow
 from .alignments import AlignmentSource
 from .form_downsample import (
     FILTER_SHAPES,
@@ -59,22 +59,39 @@ class ProtDownsampleParticles(EMProtocol):
     # --------------------------- steps ----------------------------------------------
     def _insertAllSteps(self):
         settings = self._settings()
-        self._insertFunctionStep(self.downsampleStep, settings, needsGPU=False)
-        self._insertFunctionStep(self.createOutputStep, settings, needsGPU=False)
+        job = self._insertFunctionStep(self.writeJobStep, settings, prerequisites=[], needsGPU=False)
+        parts = self._numberOfParts()
+        downsampled = [
+            self._insertFunctionStep(self.downsampleStep, part, parts, settings, prerequisites=[job], needsGPU=False)
+            for part in range(1, parts + 1)
+        ]
+        self._insertFunctionStep(self.createOutputStep, settings, prerequisites=downsampled, needsGPU=False)
 
-    def downsampleStep(self, settings):
-        """Write the job and run the program on it."""
+    def writeJobStep(self, settings):
+        """Write what the program is to do."""
         self.summaryVar.set(None)
         with _toldToTheUser():
             job = Job.write(self._getExtraPath(), self._plan(), self._particleRows(), self.particlesPerStack.get())
-            self._runProgram(job)
-        return [job.results_path]
+        return [job.path]
+
+    def downsampleStep(self, part, parts, settings):
+        """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
+        with _toldToTheUser():
+            job = Job.read(Job.path_in(self._getExtraPath()))
+            program = f"{shlex.quote(sys.executable)} -m downsample_plugin"
+            share = f"--part {part}/{parts} " if parts > 1 else ""
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.runJob(program, f"{job.path} {share}--jobs {self.numberOfThreads.get()}")
+            stacks = job.share(part, parts)
+            job.check_done(stacks)
+        return [path for number in stacks for path in (job.stack_path(number), job.done_path(number))]
 
     def createOutputStep(self, settings):
         """Make the output set from the input set and the program's results."""
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
-            plan, results = job.plan, _Results(job.results_path)
+            job.check_done(range(1, job.stack_count + 1))
+            plan, results = job.plan, _Results(job)
             particles = self.inputParticles.get()
             alignment = self._alignment().load(plan.apix_in)
             output = self._newOutputSet(particles, plan, alignment)
@@ -89,6 +106,12 @@ class ProtDownsampleParticles(EMProtocol):
         self.info(self.summaryVar.get())
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
         self._defineTransformRelation(self.inputParticles, output)
+
+    def _numberOfParts(self):
+        """Jobs of the queue's own that the work is shared out to: one per output stack, where it is wanted so."""
+        if not self.useQueueForSteps():
+            return 1
+        return stack_count(self.inputParticles.get().getSize(), self.particlesPerStack.get())
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
@@ -193,13 +216,6 @@ class ProtDownsampleParticles(EMProtocol):
             shift = _shift(particle, matrix, alignment.reading) if recentering else (0.0, 0.0)
             yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
 
-    def _runProgram(self, job):
-        """Run the program. Whatever became of its exit code, only its results prove that it is through."""
-        program = f"{shlex.quote(sys.executable)} -m downsample_plugin"
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.runJob(program, f"{job.path} --jobs {self.numberOfThreads.get()}")
-        job.check_done()
-
     # --------------------------- the output -----------------------------------------
     def _newOutputSet(self, particles, plan, alignment):
         """An empty set of the input's class and properties, at the new sampling rate."""
@@ -219,14 +235,14 @@ def _dimensions(particles):
 
 
 class _Results:
-    """The program's result table, read along with the input set: both are in the order of the set.
+    """The program's results, read along with the input set: both are in the order of the set.
 
     Counts the particles of the set that have no result, as `disabled` or `unaligned`.
     """
 
-    def __init__(self, path):
-        self._path = path
-        self._rows = read_particles(path)
+    def __init__(self, job):
+        self._folder = job.folder
+        self._rows = job.results()
         self._next = next(self._rows, None)
         self.disabled = self.unaligned = 0
 
@@ -249,8 +265,8 @@ class _Results:
         """Raise DataError if a result has no particle: the set is not the one that the program worked on."""
         if self._next is not None:
             raise DataError(
-                f"{self._path}: it has a result for particle {self._next.particle_id}, which is not in the input set; "
-                "expected the same particles in the same order: the set was changed meanwhile; restart the run"
+                f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "
+                "set, expected the same particles in the same order: the set was changed meanwhile; restart the run"
             )
 
 
