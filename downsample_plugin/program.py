@@ -24,17 +24,18 @@ from .core.downsampler import Downsampler
 from .core.plan import DownsamplePlan
 from .errors import DataError
 from .job import Job
-from .stacks import ImageReader, ImageStatistics, StackWriter, open_part, write_image
+from .stacks import STATISTICS, ImageReader, StackWriter, image_statistics, open_part, write_images
 from .tables import ParticleRow, read_particles, write_particles
 
 PARTICLES_PER_PIECE = 200  # some tenths of a second of work
+PARTICLES_PER_WRITE = 8  # whose results are still in the processor's cache
 
 Advance = Callable[[int], object]
 
 # A particle of a piece: its place (from 0) in the output stack, and its row with the file as a number
 TODO = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
 # What became of it: the applied shift, and the statistics of its image
-DONE = np.dtype([("shift", "f8", 2), ("statistics", "f8", len(ImageStatistics._fields))])
+DONE = np.dtype([("shift", "f8", 2), ("statistics", STATISTICS)])
 
 
 class Piece(NamedTuple):
@@ -160,14 +161,36 @@ def _start_worker(plan: DownsamplePlan) -> None:
 def _run_piece(piece: Piece) -> NDArray[np.void]:
     """In a worker: downsample the particles of a piece into their places; what became of them (DONE)."""
     done = np.empty(len(piece.particles), dtype=DONE)
-    with open_part(piece.part_path) as part, ImageReader() as reader:
-        for (place, particle_id, file, index, shift), result in zip(piece.particles, done):
-            try:
-                image, applied = _downsampler(reader.read(piece.files[file], int(index)), shift)
-                statistics = ImageStatistics.of(image)
-            except DataError as error:
-                raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
-            write_image(part, int(place), image)
-            result["shift"] = applied
-            result["statistics"] = statistics
+    box = _downsampler.plan.box_out
+    results = np.empty((PARTICLES_PER_WRITE, box, box), dtype=_downsampler.dtype)
+    with open_part(piece.part_path) as part, ImageReader(_downsampler.input) as reader:
+        for start in range(0, len(done), PARTICLES_PER_WRITE):
+            particles = piece.particles[start : start + PARTICLES_PER_WRITE]
+            of_these = done[start : start + PARTICLES_PER_WRITE]
+            for number, (_, particle_id, file, index, shift) in enumerate(particles.tolist()):
+                try:
+                    image = reader.read(piece.files[file], index)
+                    _, of_these["shift"][number] = _downsampler(image, shift, out=results[number])
+                except DataError as error:
+                    raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
+            of_these["statistics"] = image_statistics(results[: len(particles)])
+            _refuse_overflow(of_these, particles, piece.files)
+            _write_runs(part, particles["place"], results)
     return done
+
+
+def _refuse_overflow(done: NDArray[np.void], particles: NDArray[np.void], files: Sequence[str]) -> None:
+    """Finite pixels can still be too large to be summed up in float32."""
+    for particle in particles[~np.isfinite(done["statistics"]["mean"])]:
+        raise DataError(
+            f"Particle {particle['id']}, image {particle['index']} of {files[particle['file']]}: pixel values too "
+            "large for 32-bit arithmetic, expected numbers well below 1e38; extract this particle again or drop it "
+            "from the set"
+        )
+
+
+def _write_runs(part: int, places: NDArray[np.int64], images: NDArray[np.generic]) -> None:
+    """Write images at their places, those that follow each other at once."""
+    breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
+    for start, stop in zip([0, *breaks], [*breaks, len(places)]):
+        write_images(part, int(places[start]), images[start:stop])

@@ -8,10 +8,9 @@ buffers that are used again, since a set is far larger than memory.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -26,26 +25,23 @@ LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
 LABEL = f"scipion-em-downsample {__version__}"
 
 
-class ImageStatistics(NamedTuple):
-    """Of the pixels of one image, as stored: smallest, largest, mean, and variance about the mean."""
+STATISTICS = np.dtype([(name, "f8") for name in ("smallest", "largest", "mean", "variance")])
 
-    smallest: float
-    largest: float
-    mean: float
-    variance: float
 
-    @classmethod
-    def of(cls, image: NDArray[np.generic]) -> ImageStatistics:
-        """Statistics of an image, summed in float64; DataError if it is not finite."""
-        values = image.astype(np.float64).reshape(-1)
-        mean = float(values.mean())
-        if not math.isfinite(mean):
-            raise DataError(
-                "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
-                "1e38; extract this particle again or drop it from the set"
-            )
-        values -= mean
-        return cls(float(image.min()), float(image.max()), mean, float(values @ values) / values.size)
+def image_statistics(images: NDArray[np.generic]) -> NDArray[np.void]:
+    """Of the pixels of each image (count, rows, columns), as stored: STATISTICS, summed in float64.
+
+    The variance is about the mean of the image. Both are not finite where a pixel is not.
+    """
+    pixels = images.reshape(len(images), -1)
+    result = np.empty(len(images), dtype=STATISTICS)
+    with np.errstate(invalid="ignore"):
+        values = pixels.astype(np.float64)
+        result["smallest"], result["largest"] = pixels.min(axis=1), pixels.max(axis=1)
+        result["mean"] = values.mean(axis=1)
+        values -= result["mean"][:, None]
+        result["variance"] = [row @ row / len(row) for row in values]
+    return result
 
 
 class StackReader:
@@ -114,14 +110,14 @@ class StackReader:
                 f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
             )
 
-    def read(self, number: int, buffer: bytearray) -> NDArray[np.generic]:
-        """Image `number` (from 0), shape (rows, columns), in a buffer that must hold it."""
+    def read(self, number: int, buffer: memoryview) -> NDArray[np.generic]:
+        """Image `number` (from 0), shape (rows, columns), in a buffer of bytes that must hold it."""
         if not 0 <= number < self.count:
             raise DataError(
                 f"image {number + 1} of the file is asked for, expected 1 to {self.count} (the images that the file "
                 "holds); check the image numbers of the set"
             )
-        view = memoryview(buffer)[: self.image_bytes]
+        view = buffer[: self.image_bytes]
         got = 0
         while got < self.image_bytes:
             read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
@@ -134,13 +130,13 @@ class StackReader:
 class ImageReader:
     """Reads images by file and number, as particle sets name them; the last file stays open.
 
-    A context manager.
+    A context manager. `memory`, where images are read to if it is large enough, saves its owner a copy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: NDArray[Any] | None = None) -> None:
         self._path: str | None = None
         self._stack: StackReader | None = None
-        self._buffer = bytearray()
+        self._buffer = memoryview(b"") if memory is None else memory.data.cast("B")
 
     def __enter__(self) -> ImageReader:
         return self
@@ -172,7 +168,7 @@ class ImageReader:
             self.close()
             self._stack, self._path = StackReader(path), path
             if len(self._buffer) < self._stack.image_bytes:
-                self._buffer = bytearray(self._stack.image_bytes)
+                self._buffer = memoryview(bytearray(self._stack.image_bytes))
         return self._stack
 
 
@@ -205,13 +201,12 @@ class StackWriter:
         with open(self.part_path, "wb"):
             pass
 
-    def finish(self, statistics: Sequence[ImageStatistics] | NDArray[np.float64]) -> None:
+    def finish(self, statistics: NDArray[np.void]) -> None:
         """Write the header, with the statistics of all images in their order, and give the stack its name."""
-        smallest, largest, means, variances = np.array(statistics, dtype=np.float64).T
         header = self._header
-        header["dmin"], header["dmax"] = smallest.min(), largest.max()
-        header["dmean"] = means.mean()
-        header["rms"] = np.sqrt(variances.mean() + means.var())
+        header["dmin"], header["dmax"] = statistics["smallest"].min(), statistics["largest"].max()
+        header["dmean"] = statistics["mean"].mean()
+        header["rms"] = np.sqrt(statistics["variance"].mean() + statistics["mean"].var())
         with open(self.part_path, "r+b") as file:
             file.write(header.tobytes())
             file.flush()
@@ -221,7 +216,7 @@ class StackWriter:
 
 @contextlib.contextmanager
 def open_part(path: str) -> Iterator[int]:
-    """File descriptor of an unfinished stack, for ``write_image``."""
+    """File descriptor of an unfinished stack, for ``write_images``."""
     file = os.open(path, os.O_WRONLY)
     try:
         yield file
@@ -229,10 +224,10 @@ def open_part(path: str) -> Iterator[int]:
         os.close(file)
 
 
-def write_image(file: int, number: int, image: NDArray[np.generic]) -> None:
-    """Write image `number` (from 0) of an unfinished stack."""
-    data = np.ascontiguousarray(image).data.cast("B")
-    offset = HEADER_DTYPE.itemsize + number * len(data)
+def write_images(file: int, number: int, images: NDArray[np.generic]) -> None:
+    """Write images (count, rows, columns) of an unfinished stack, as number `number` (from 0) and the following."""
+    data = images.data.cast("B")
+    offset = HEADER_DTYPE.itemsize + number * images[0].nbytes
     written = 0
     while written < len(data):
         written += os.pwrite(file, data[written:], offset + written)

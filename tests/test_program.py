@@ -100,6 +100,27 @@ def test_progress_and_summary_are_in_the_log(here):
     assert "\r" not in done.stdout
 
 
+@pytest.mark.parametrize("dtype", ["i1", "<i2", ">i2", "<u2", "<f2", ">f4", "<f4"])
+@pytest.mark.parametrize("plan", [DownsamplePlan(BOX, 1.5, fourier_crop_size=16), PLAN])
+def test_all_types_of_files(here, dtype, plan):
+    images = np.random.default_rng(2).integers(0, 100, size=(3, BOX, BOX)).astype(dtype)
+    mrcfile.write("stack.mrcs", images)
+    job = Job.write("job", plan, [ParticleRow(i, i, "stack.mrcs", 0.3, -4.2) for i in (1, 2, 3)], 10)
+    assert run(job).returncode == 0
+    expected, _ = downsample_images(images.astype(np.float32), plan, [(0.3, -4.2)] * 3)
+    assert np.array_equal(mrcfile.read(job.stack_path(1)), expected)
+
+
+def test_numbers_too_large_to_compute_with(here):
+    images = np.full((1, BOX, BOX), 3e38)
+    images[:, ::2] *= -1
+    write_stack("huge.mrcs", images)
+    job = Job.write("job", PLAN, [ParticleRow(9, 1, "huge.mrcs", 0.3, 0)], 10)
+    assert run(job).returncode == cli.EXIT_DATA
+    with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel values too large"):
+        job.check_done([1])
+
+
 @pytest.mark.parametrize(
     "row, sentence",
     [

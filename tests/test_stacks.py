@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from downsample_plugin.errors import DataError
-from downsample_plugin.stacks import ImageStatistics, StackReader, StackWriter, open_part, write_image
+from downsample_plugin.stacks import StackReader, StackWriter, image_statistics, open_part, write_images
 
 
 def read_all(path):
     with StackReader(str(path)) as reader:
-        buffer = bytearray(reader.image_bytes)
+        buffer = memoryview(bytearray(reader.image_bytes))
         return np.stack([reader.read(i, buffer).copy() for i in range(reader.count)])
 
 
@@ -75,7 +75,7 @@ def test_images_beyond_the_stack(tmp_path):
     with StackReader(str(tmp_path / "a.mrcs")) as reader:
         for number in (-1, 3):
             with pytest.raises(DataError, match=f"image {number + 1} of the file is asked for, expected 1 to 3"):
-                reader.read(number, bytearray(reader.image_bytes))
+                reader.read(number, memoryview(bytearray(reader.image_bytes)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -84,10 +84,10 @@ def test_a_written_stack(tmp_path, dtype):
     writer = StackWriter(str(tmp_path / "out.mrcs"), 4, 16, np.dtype(dtype), 2.62)
     writer.create()
     with open_part(writer.part_path) as part:
-        for i in (2, 0, 3, 1):
-            write_image(part, i, images[i])
+        for first, last in ((2, 4), (0, 2)):
+            write_images(part, first, images[first:last])
     assert not (tmp_path / "out.mrcs").exists()
-    writer.finish([ImageStatistics.of(image) for image in images])
+    writer.finish(image_statistics(images))
     assert [p.name for p in tmp_path.iterdir()] == ["out.mrcs"]
     assert mrcfile.validate(tmp_path / "out.mrcs")
     with mrcfile.open(tmp_path / "out.mrcs") as mrc:

@@ -51,57 +51,70 @@ class Downsampler:
     """Carries out a plan image by image, in memory that is made once.
 
     Raises PlanError if the plan has problems.
+
+    Attributes
+    ----------
+    plan : the plan
+    dtype : of the results, float32 or float16
+    input : (N, N) float32, aligned memory where images may be put: taken from there, they are not copied again
     """
 
     def __init__(self, plan: DownsamplePlan):
         check(plan)
         self.plan = plan
         self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
-        self._ones = np.ones(plan.box_in**2, dtype=np.float32)
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
+        self._ones = np.ones(plan.box_in**2, dtype=np.float32)
         self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
         self._cropper: FourierCropper | None = None
         if plan.box_out != plan.box_crop or plan.filtered or plan.recenter is Recenter.EXACT:
             self._cropper = FourierCropper(plan.box_crop, plan.box_out, spectrum_gain(plan))
         self._normalizer = BackgroundNormalizer(plan.box_out, plan.background_radius_px) if plan.normalize else None
+        whole_box = plan.box_crop == plan.box_in and plan.recenter is Recenter.NONE
+        if self._cropper is not None and whole_box:
+            self.input = self._cropper.image
+        else:
+            self.input = np.empty((plan.box_in, plan.box_in), dtype=np.float32)
 
-    def __call__(self, image: NDArray[np.generic], shift: ArrayLike = (0.0, 0.0)) -> tuple[NDArray[np.generic], Shift]:
+    def __call__(
+        self, image: NDArray[np.generic], shift: ArrayLike = (0.0, 0.0), out: NDArray[np.generic] | None = None
+    ) -> tuple[NDArray[np.generic], Shift]:
         """Downsample one image.
 
         Parameters
         ----------
         image : (N, N), rows are y; any real dtype of the MRC format, either byte order
         shift : (sx, sy) in input pixels, that brings the particle to the origin
+        out : (n, n) of this downsampler's dtype, where to write the result; new memory if not given
 
         Returns
         -------
-        The image (n, n) in float32 or float16, in memory that the next call overwrites; and the shift d
-        (x, y) in input pixels that its content was moved by.
+        The result, `out`; and the shift d (x, y) in input pixels that its content was moved by.
 
         Raises
         ------
         DataError if the image is not finite, too large for float16, or has no background noise to
         normalise by.
         """
+        if out is None:
+            out = np.empty((self.plan.box_out, self.plan.box_out), dtype=self.dtype)
         split = split_shift(shift, self.plan.recenter)
         values = self._values(image)
         if self._cropper is None or not self._needs_transform(split):
-            small = self._copy_window(values, split)
+            self._store(self._copy_window(values, split), 0.0, out)
         else:
-            small = self._fourier_crop(self._cropper, values, split)
-        if self._normalizer is not None:
-            return self._stored(self._normalizer(small)), split.applied
-        return self._stored(small), split.applied
+            self._store(*self._fourier_crop(self._cropper, values, split), out)
+        return out, split.applied
 
     def _values(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The pixels as they are, in native byte order; refused unless finite and of the plan's box."""
+        """The pixels as they are, in native byte order; refused unless they are the plan's box."""
         box = self.plan.box_in
         if image.shape != (box, box):
             raise DataError(
                 f"image size: got {' x '.join(map(str, image.shape[::-1]))} px, expected {box} x {box} px "
                 "(the box of the set); all particles of a run must have one square box"
             )
-        return image.astype(image.dtype.newbyteorder("="), copy=False)
+        return image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
 
     def _needs_transform(self, split: SplitShift) -> bool:
         plan = self.plan
@@ -110,7 +123,7 @@ class Downsampler:
     def _copy_window(self, values: NDArray[np.generic], split: SplitShift) -> NDArray[np.float32]:
         (in_y, out_y), (in_x, out_x) = self._slices(split)
         window = self._window
-        self._rough_mean(values)  # refuses pixels that are not numbers
+        self._level(values)  # refuses pixels that are not numbers
         if self._exposed(out_y, out_x):
             window.fill(values.mean(dtype=np.float64))
         window[out_y, out_x] = values[in_y, in_x]
@@ -118,21 +131,23 @@ class Downsampler:
 
     def _fourier_crop(
         self, cropper: FourierCropper, values: NDArray[np.generic], split: SplitShift
-    ) -> NDArray[np.float32]:
-        """Transform the window of the image less its level, and add the level again.
+    ) -> tuple[NDArray[np.float32], float]:
+        """Transform the window of the image less its level; the result, and the level that it lacks.
 
         Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit;
         what fills the pixels outside the image must.
         """
-        (in_y, out_y), (in_x, out_x) = self._slices(split)
         window = cropper.image
-        level = self._rough_mean(values)
-        if self._exposed(out_y, out_x):
-            window.fill(values.mean(dtype=np.float64) - level)
-        np.subtract(values[in_y, in_x], level, out=window[out_y, out_x], dtype=np.float32)
+        level = self._level(values)
+        if values.dtype == np.float32 and np.may_share_memory(values, window):
+            window -= level
+        else:
+            (in_y, out_y), (in_x, out_x) = self._slices(split)
+            if self._exposed(out_y, out_x):
+                window.fill(values.mean(dtype=np.float64) - level)
+            np.subtract(values[in_y, in_x], level, out=window[out_y, out_x], dtype=np.float32)
         cropper.crop(*split.fraction)
-        np.add(cropper.cropped, level * self._dc_gain, out=cropper.cropped)
-        return cropper.cropped
+        return cropper.cropped, float(level * self._dc_gain)
 
     def _slices(self, split: SplitShift) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         x, y = (window_slices(self.plan.box_in, self.plan.box_crop, int(d)) for d in split.whole)
@@ -142,7 +157,7 @@ class Downsampler:
         """Whether the window has pixels, along either axis, that the image does not cover."""
         return any(axis.stop - axis.start < self.plan.box_crop for axis in covered)
 
-    def _rough_mean(self, values: NDArray[Any]) -> np.float32:
+    def _level(self, values: NDArray[Any]) -> np.float32:
         """Mean of all pixels to a few digits; that it is finite says that all pixels are.
 
         BLAS sums float32 several times faster than NumPy sums to float64.
@@ -166,15 +181,24 @@ class Downsampler:
                 f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
             )
 
-    def _stored(self, image: NDArray[Any]) -> NDArray[np.generic]:
+    def _store(self, image: NDArray[np.float32], level: float, out: NDArray[Any]) -> None:
+        """Write an image plus a level into `out`, normalised if the plan says so."""
+        if self._normalizer is not None:
+            out[...] = self._in_range(self._normalizer(image))  # a level is background, and goes with it
+            return
+        if level:
+            np.add(image, np.float32(level), out=image)
+        out[...] = self._in_range(image)
+
+    def _in_range(self, image: NDArray[Any]) -> NDArray[Any]:
         if self.plan.float16:
-            largest = np.abs(image).max()
+            largest = max(image.max(), -image.min())
             if largest > FLOAT16_MAX:
                 raise DataError(
                     f"pixel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
                     "number of that format); switch on normalisation or save in 32 bits"
                 )
-        return image.astype(self.dtype, copy=False)
+        return image
 
 
 def downsample_images(
@@ -198,5 +222,5 @@ def downsample_images(
     result = np.empty((count, plan.box_out, plan.box_out), dtype=downsampler.dtype)
     applied = np.zeros((count, 2))
     for i in range(count):
-        result[i], applied[i] = downsampler(images[i], wanted[i])
+        _, applied[i] = downsampler(images[i], wanted[i], out=result[i])
     return result, applied
