@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 bad data, 2 a request that cannot be carried out."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
+            stream.reconfigure(errors="backslashreplace")
     try:
         _run(Job.read(options.job), options.part or _mpi_part(), options.jobs)
     except (DataError, PlanError, OSError) as error:

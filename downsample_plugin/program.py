@@ -83,7 +83,8 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance) ->
 
 def _leave_word(job: Job, number: int, error: Exception) -> None:
     """Leave the reason where who started the program looks for it; a full disk may not have room even for that."""
-    with contextlib.suppress(OSError), open(job.error_path(number), "w", encoding="utf-8") as file:
+    path = job.error_path(number)
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(str(error))
 
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -157,6 +158,22 @@ def test_a_single_image_file_without_an_index(here):
     assert run(job).returncode == 0
     expected, _ = downsample_images(image[None].astype(np.float32), PLAN)
     assert np.array_equal(mrcfile.read(job.stack_path(1)), expected[0])  # mrcfile shows one image as two-dimensional
+
+
+def test_names_and_terminals_without_unicode(here, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    name = os.fsdecode(b"\xff\xe9.mrcs")
+    write_stack("good.mrcs", np.random.default_rng(0).normal(size=(1, BOX, BOX)))
+    shutil.copy("good.mrcs", name)
+    job = Job.write("job", PLAN, [ParticleRow(1, 1, name, 0, 0)], 10)
+    assert run(job).returncode == 0
+    os.truncate(name, 2000)
+    job = Job.write("job", PLAN, [ParticleRow(1, 1, name, 0, 0)], 10)
+    done = run(job)
+    assert done.returncode == cli.EXIT_DATA
+    assert "Traceback" not in done.stderr
+    with pytest.raises(DataError, match=r"udcff.*the file is cut short"):
+        job.check_done([1])
 
 
 def test_a_job_that_cannot_be_done_is_not_written(here):

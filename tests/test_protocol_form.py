@@ -148,6 +148,15 @@ def test_no_particles_and_no_sampling_rate(project, sets):
     assert "the images are 30 x 40 px, expected square ones" in error
 
 
+def test_threads_and_alignments_without_a_sampling_rate(project, sets):
+    (error,) = new_downsample(project, sets[None], fourierCropSize=20, numberOfThreads=0).validate()
+    assert "Threads: got 0, expected 1 or more" in error
+    unsized = particle_set(project, [particle(1, (1, "some.mrcs"), np.eye(4))], None, "Projection")
+    protocol = new_downsample(project, sets[None], fourierCropSize=20, alignments3D=(unsized, "outputParticles"))
+    (error,) = protocol.validate()
+    assert "Alignments 3D: the set has no sampling rate" in error
+
+
 def test_no_common_particles(project, sets):
     others = particle_set(project, [particle(9, (1, "some.mrcs"), np.eye(4))], APIX, "Projection")
     protocol = new_downsample(project, sets[None], alignments3D=(others, "outputParticles"), fourierCropSize=20)

@@ -8,7 +8,6 @@ from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE, ALIGN_PROJ
 from pwem.objects import SetOfClasses
 
 from ..core.alignment import Reading
-from ..errors import DataError
 
 CONNECTED_3D, CONNECTED_2D, OWN = "Alignments 3D", "Alignments 2D", "the particles' own alignment"
 
@@ -53,6 +52,11 @@ class AlignmentSource:
             return [
                 f"{self.name}: the set has alignment '{self.kind}', expected '{wanted[self.name]}'; connect a set "
                 f"that was aligned {'to a 3D reference' if self.name == CONNECTED_3D else 'in 2D'}, or leave it empty."
+            ]
+        if self.connected and not _apixOf(self._set):
+            return [
+                f"{self.name}: the set has no sampling rate, expected the pixel size that its shifts are counted in; "
+                "set its sampling rate first."
             ]
         if not recentering or self.kind in (ALIGN_PROJ, ALIGN_2D):
             return []
@@ -102,6 +106,13 @@ def _alignmentOf(alignmentSet):
     return alignmentSet.getAlignment()
 
 
+def _apixOf(alignmentSet):
+    """Pixel size (Å/px) that the shifts of a set are counted in."""
+    if isinstance(alignmentSet, SetOfClasses):
+        return alignmentSet.getFirstItem().getSamplingRate() or alignmentSet.getSamplingRate()
+    return alignmentSet.getSamplingRate()
+
+
 def _readingOfItem(item):
     """Xmipp's reading where an item carries Xmipp's attributes, RELION's otherwise."""
     if any(name.startswith("_xmipp_") for name, _ in item.getAttributes()):
@@ -111,21 +122,12 @@ def _readingOfItem(item):
 
 def _readMatrices(alignmentSet, apix):
     """Ids (count,), rising, and matrices (count, 4, 4) with shifts in pixels of `apix`."""
-    ids, matrices = [], []
-    for item in _items(alignmentSet):
-        matrix = _matrix(item)
-        if matrix is not None:
-            if not item.getSamplingRate():
-                raise DataError(
-                    "Alignments: the set has no sampling rate, expected the pixel size that its shifts are counted "
-                    "in; set its sampling rate first"
-                )
-            scaled = matrix.copy()
-            scaled[:3, 3] *= item.getSamplingRate() / apix
-            ids.append(item.getObjId())
-            matrices.append(scaled)
+    found = [(item.getObjId(), _matrix(item)) for item in _items(alignmentSet) if item.getTransform() is not None]
+    ids = np.array([particleId for particleId, _ in found], dtype=np.int64)
+    matrices = np.array([matrix for _, matrix in found]).reshape(-1, 4, 4)
+    matrices[:, :3, 3] *= _apixOf(alignmentSet) / apix
     order = np.argsort(ids, kind="stable")
-    return np.array(ids, dtype=np.int64)[order], np.array(matrices).reshape(-1, 4, 4)[order]
+    return ids[order], matrices[order]
 
 
 def _matrix(item):

@@ -127,8 +127,10 @@ class ProtDownsampleParticles(EMProtocol):
                 "extract the particles again in a square box."
             ]
         plan = self._plan()
-        return job_problems(plan, self.particlesPerStack.get()) + self._alignment().problems(
-            recentering=plan.recenter is not Recenter.NONE
+        return (
+            job_problems(plan, self.particlesPerStack.get())
+            + _threadProblems(self.numberOfThreads.get())
+            + self._alignment().problems(recentering=plan.recenter is not Recenter.NONE)
         )
 
     def _warnings(self):
@@ -227,6 +229,12 @@ class ProtDownsampleParticles(EMProtocol):
         if alignment.connected:
             output.setAlignment(alignment.kind)
         return output
+
+
+def _threadProblems(threads):
+    if threads and threads >= 1:
+        return []
+    return [f"Threads: got {threads}, expected 1 or more: the worker processes of the program; 1 per core is usual."]
 
 
 def _dimensions(particles):
