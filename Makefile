@@ -14,7 +14,8 @@ demo: $(READY)
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	@tests/install_cluster_tools.sh
+	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .

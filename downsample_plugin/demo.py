@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m downsample_plugin.demo [STACK APIX]``: a whole Scipion project around one run, headless.
+"""``python -m downsample_plugin.demo [STACK] [APIX]``: a whole Scipion project around one run, headless.
 
 Without arguments it simulates particles whose truth is known, imports them, downsamples and recentres them, and
 checks the result against the truth. With a stack of your own and its pixel size it downsamples that by two.
@@ -7,7 +7,9 @@ checks the result against the truth. With a stack of your own and its pixel size
 
 from __future__ import annotations
 
+import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,9 +17,10 @@ import mrcfile
 import numpy as np
 
 from . import headless
+from .errors import DataError
 from .picture import before_and_after
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
-from .stacks import ImageReader
+from .stacks import ImageReader, StackReader
 
 FOLDER = Path("demo_project")
 PARTICLES, BOX, APIX = 200, 128, 1.31
@@ -26,10 +29,13 @@ SHOWN = 6
 
 
 def main(arguments):
-    """Run the demo on simulated particles, or on ``[stack, pixel size]``; returns an exit code."""
-    stack, apix = arguments if arguments else ("", "")
+    """Run the demo on simulated particles, or on a stack of one's own; returns an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m downsample_plugin.demo", description=main.__doc__)
+    parser.add_argument("stack", nargs="?", default="", help="MRC stack of particles (default: simulate some)")
+    parser.add_argument("apix", nargs="?", default="", help="its pixel size in Å/px")
+    options = parser.parse_args(arguments)
     try:
-        own = (_readable(stack), _pixelSize(apix)) if stack else None
+        own = (_readable(options.stack), _pixelSize(options.apix)) if options.stack else None
         headless.prepare(FOLDER)
         _run(headless.createProject("downsample_demo"), own)
     except (ValueError, RuntimeError) as error:
@@ -55,8 +61,10 @@ def _run(project, own):
 
 def _readable(stack):
     path = os.path.abspath(stack)
-    if not os.path.isfile(path):
-        raise ValueError(f"PARTICLES: {path} is not a file, expected an MRC stack; give its path")
+    try:
+        StackReader(path).close()
+    except DataError as error:
+        raise ValueError(f"PARTICLES={path}: {error}") from error
     return path
 
 
@@ -75,7 +83,8 @@ def _simulate(folder):
     from pwem.objects import Acquisition, Coordinate, CTFModel, Particle, SetOfParticles, Transform
 
     rng = np.random.default_rng(2026)
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     phantom = particle_phantom(45.0, rng)
     stack = folder / "simulated.mrcs"
     particles = SetOfParticles(filename=str(folder / "simulated.sqlite"))

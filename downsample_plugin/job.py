@@ -10,8 +10,11 @@ The folder of a job holds::
     particles_000001.mrcs       output stack 1
 
 Each output stack is a unit of its own, so any number of processes on any machines can share a job, and a
-job that was stopped goes on where it was. Image files are named as the caller sees them: relative names
-lead from the current folder.
+job that was stopped goes on where it was. Another job in the same folder, the second say, has ``tables_2`` and
+``particles_000001_2.mrcs``: the stacks of a job that was finished stay until ``remove_other_stacks``, since a
+set may still refer to them.
+
+Image files are named as the caller sees them: relative names lead from the current folder.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from . import __version__
@@ -42,6 +46,7 @@ class Job:
     particle_count: int
     particles_per_stack: int
     fingerprint: str
+    generation: int = 1  # of the jobs in this folder
 
     @classmethod
     def write(
@@ -53,7 +58,7 @@ class Job:
         unchanged image files, what is done stays done.
         """
         _check(job_problems(plan, particles_per_stack))
-        old = _fingerprint_in(folder)
+        old = _job_in(folder)
         new_tables = os.path.join(folder, "tables.new")
         shutil.rmtree(new_tables, ignore_errors=True)
         os.makedirs(new_tables)
@@ -64,27 +69,27 @@ class Job:
             inputs.add(rows)
             count += len(rows)
         _check(_count_problems(count))
-        job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest())
-        if job.fingerprint == old:
+        job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest(), old.generation + 1 if old else 1)
+        if old is not None and job.fingerprint == old.fingerprint:
             shutil.rmtree(new_tables)
-        else:
-            job._start_anew(new_tables)
+            return old
+        if old is not None and not all(map(old.is_done, range(1, old.stack_count + 1))):
+            old._remove_stacks(lambda name: name in old._stack_names())
+        job._start(new_tables)
+        if old is not None:
+            shutil.rmtree(old._tables, ignore_errors=True)
         return job
 
-    def _start_anew(self, new_tables: str) -> None:
-        if os.path.exists(self.path):  # without it, what is there belongs to no job
-            os.remove(self.path)
-        tables = os.path.join(self.folder, "tables")
-        shutil.rmtree(tables, ignore_errors=True)
-        for name in os.listdir(self.folder):
-            if name.startswith("particles_") and name.endswith((".mrcs", ".mrcs.part")):
-                os.remove(os.path.join(self.folder, name))
-        os.rename(new_tables, tables)
+    def _start(self, new_tables: str) -> None:
+        """Put the tables in place, then, at one stroke, the description that makes them the job."""
+        shutil.rmtree(self._tables, ignore_errors=True)
+        os.rename(new_tables, self._tables)
         description = {
             "plan": self.plan.to_dict(),
             "particles": self.particle_count,
             "particlesPerStack": self.particles_per_stack,
             "fingerprint": self.fingerprint,
+            "generation": self.generation,
         }
         with open(self.path + ".part", "w", encoding="utf-8") as file:
             json.dump(description, file, indent=2)
@@ -103,6 +108,7 @@ class Job:
                 int(description["particles"]),
                 int(description["particlesPerStack"]),
                 str(description["fingerprint"]),
+                int(description["generation"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: it cannot be read as a job ({error!r}); write the job again") from error
@@ -132,19 +138,41 @@ class Job:
 
     def stack_path(self, number: int) -> str:
         """Output stack `number`, from 1: named by number, so that no two inputs can collide."""
-        return os.path.join(self.folder, f"particles_{number:06d}.mrcs")
+        return os.path.join(self.folder, f"particles_{number:06d}{self._of_generation}.mrcs")
+
+    @property
+    def _of_generation(self) -> str:
+        return f"_{self.generation}" if self.generation > 1 else ""
+
+    @property
+    def _tables(self) -> str:
+        return os.path.join(self.folder, "tables" + self._of_generation)
+
+    def remove_other_stacks(self) -> None:
+        """Remove the output stacks of earlier jobs in the folder."""
+        own = self._stack_names()
+        self._remove_stacks(lambda name: name not in own)
+
+    def _stack_names(self) -> set[str]:
+        return {os.path.basename(self.stack_path(number)) for number in range(1, self.stack_count + 1)}
+
+    def _remove_stacks(self, unwanted: Callable[[str], bool]) -> None:
+        for name in os.listdir(self.folder):
+            stack = name[: -len(".part")] if name.endswith(".part") else name
+            if re.fullmatch(r"particles_\d{6,}(_\d+)?\.mrcs", stack) and unwanted(stack):
+                os.remove(os.path.join(self.folder, name))
 
     def todo_path(self, number: int) -> str:
         """Table of the particles of output stack `number`."""
-        return os.path.join(self.folder, "tables", _todo_name(number))
+        return os.path.join(self._tables, _todo_name(number))
 
     def done_path(self, number: int) -> str:
         """Table of what became of the particles of output stack `number`; there when the stack is whole."""
-        return os.path.join(self.folder, "tables", f"done_{number:06d}.star")
+        return os.path.join(self._tables, f"done_{number:06d}.star")
 
     def error_path(self, number: int) -> str:
         """Why output stack `number` could not be made, for people."""
-        return os.path.join(self.folder, "tables", f"error_{number:06d}.txt")
+        return os.path.join(self._tables, f"error_{number:06d}.txt")
 
     def share(self, part: int, parts: int) -> range:
         """Numbers of the output stacks that process `part`, from 1, of so many is to make."""
@@ -216,9 +244,9 @@ class _Fingerprint:
         return self._hash.hexdigest()
 
 
-def _fingerprint_in(folder: str) -> str | None:
+def _job_in(folder: str) -> Job | None:
     try:
-        return Job.read(Job.path_in(folder)).fingerprint
+        return Job.read(Job.path_in(folder))
     except (DataError, PlanError):
         return None
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pwem
+from pyworkflow.utils import Environ
 
 
 class Plugin(pwem.Plugin):
@@ -20,6 +22,11 @@ class Plugin(pwem.Plugin):
     @classmethod
     def _defineVariables(cls) -> None:
         """Nothing to configure."""
+
+    @classmethod
+    def getEnviron(cls) -> Environ:
+        """The environment as it is: without one, pyworkflow cannot start a program under MPI."""
+        return Environ(os.environ)
 
     @classmethod
     def defineBinaries(cls, env: Any) -> None:

@@ -175,19 +175,8 @@ def _run_piece(piece: Piece) -> NDArray[np.void]:
                 except DataError as error:
                     raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
             of_these["statistics"] = image_statistics(results[: len(particles)])
-            _refuse_overflow(of_these, particles, piece.files)
             _write_runs(part, particles["place"], results)
     return done
-
-
-def _refuse_overflow(done: NDArray[np.void], particles: NDArray[np.void], files: Sequence[str]) -> None:
-    """Finite pixels can still be too large to be summed up in float32."""
-    for particle in particles[~np.isfinite(done["statistics"]["mean"])]:
-        raise DataError(
-            f"Particle {particle['id']}, image {particle['index']} of {files[particle['file']]}: pixel values too "
-            "large for 32-bit arithmetic, expected numbers well below 1e38; extract this particle again or drop it "
-            "from the set"
-        )
 
 
 def _write_runs(part: int, places: NDArray[np.int64], images: NDArray[np.generic]) -> None:

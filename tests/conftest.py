@@ -2,11 +2,14 @@
 """Scipion's environment, set before anything imports it, and projects to run protocols in."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
 from downsample_plugin import headless
 
+README = Path(__file__).parents[1] / "README.md"
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
 
 
@@ -14,6 +17,8 @@ os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
 def scipion(tmp_path_factory):
     """A folder for Scipion projects; asking for it makes Scipion importable."""
     folder = tmp_path_factory.mktemp("scipion")
+    (hosts,) = re.findall(r"```ini\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (folder / "hosts.conf").write_text(hosts)
     headless.prepare(folder)
     return folder
 

@@ -31,6 +31,8 @@ REFUSED = [
     ({"lowpass_resolution": 0.0}, "Lowpass resolution: got 0.0 Å, expected a number above 0"),
     ({"lowpass_resolution": -8.0}, "got -8.0 Å"),
     ({"highpass_resolution": float("inf")}, "Highpass resolution: got inf Å"),
+    ({"lowpass_resolution": 420.0}, "Lowpass resolution: got 420 Å, expected at most 419.2 Å"),
+    ({"box_in": 553648128, "float16": True}, "got 553648128 px, expected 8 to 16384 px"),
     ({"lowpass_resolution": 20.0, "highpass_resolution": 10.0}, "got 10.0 Å, expected more than 20 Å"),
     ({"fourier_crop_size": 64, "highpass_resolution": 13.0}, "got 13.0 Å, expected more than 13.1 Å"),
     ({"lowpass_resolution": 8.0, "filter_order": 0}, "Filter order: got 0, expected 1 to 1000"),
@@ -43,7 +45,7 @@ REFUSED = [
         "Background radius: got 161 px, expected more than 0 and at most 160",
     ),
     ({"normalize": True, "background_radius": 0}, "Background radius: got 0 px"),
-    ({"box_in": 7, "float16": True}, "Box of the particles: got 7 px, expected 8 px or more"),
+    ({"box_in": 7, "float16": True}, "Box of the particles: got 7 px, expected 8 to 16384 px"),
     ({"apix_in": 0.0, "float16": True}, "Sampling rate of the particles: got 0.0 Å/px, expected a number above 0"),
     ({"apix_in": float("nan"), "float16": True}, "Sampling rate of the particles: got nan"),
 ]

@@ -100,6 +100,22 @@ def test_16_bit_overflow_is_refused_and_the_limit_is_not():
         downsample_images(images, plan)
 
 
+@pytest.mark.parametrize("shift", [(1e30, 0), (0, -36), (40, 0)])
+def test_a_shift_out_of_sight(shift):
+    plan = DownsamplePlan(32, 1.0, crop_size=40, recenter=Recenter.WHOLE_PIXELS)
+    with pytest.raises(DataError, match="expected less than the box of 32 px: the image would be moved out of sight"):
+        downsample_images(noise(count=1), plan, [shift])
+    downsample_images(noise(count=1), plan, [(35, -35)])
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_a_result_that_is_not_finite(float16):
+    images = np.full((1, 32, 32), 3e38, dtype=np.float32)
+    images[:, ::2] /= 2
+    with pytest.raises(DataError, match=r"pixel value of the .*-bit result: got"):
+        downsample_images(images, DownsamplePlan(32, 1.0, fourier_crop_size=16, float16=float16))
+
+
 def test_an_image_of_another_box():
     with pytest.raises(DataError, match="got 31 x 30 px, expected 32 x 32 px"):
         Downsampler(DownsamplePlan(32, 1.0, float16=True))(np.zeros((30, 31), dtype=np.float32))

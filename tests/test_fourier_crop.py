@@ -36,7 +36,7 @@ def test_exact_recentring_is_the_trigonometric_sum(box, box_out, shift):
 
 @pytest.mark.parametrize("box, box_out", BOXES)
 @pytest.mark.parametrize("crop", [24, 25, 40, 41])
-@pytest.mark.parametrize("shift", [(0, 0), (2.5, -3.49), (100, 0)])
+@pytest.mark.parametrize("shift", [(0, 0), (2.5, -3.49), (20, 0)])
 def test_crop_pad_and_whole_pixel_recentring(box, box_out, crop, shift):
     images = noise(box, mean=10)
     box_out = min(box_out, crop)

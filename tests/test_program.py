@@ -118,7 +118,7 @@ def test_numbers_too_large_to_compute_with(here):
     write_stack("huge.mrcs", images)
     job = Job.write("job", PLAN, [ParticleRow(9, 1, "huge.mrcs", 0.3, 0)], 10)
     assert run(job).returncode == cli.EXIT_DATA
-    with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel values too large"):
+    with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel value of the 32-bit result"):
         job.check_done([1])
 
 
@@ -239,18 +239,25 @@ def test_a_changed_job_starts_anew(here, change):
     else:
         os.utime(rows[0].image_file, (1, 1))
     again = Job.write("job", plan, rows, per_stack)
-    assert outputs(again) == {}
     assert not any(again.is_done(i) for i in range(1, 6))
+    with pytest.raises(DataError, match=r"output stacks are missing \(particles_000001_2\.mrcs"):
+        again.check_done([1, 2])
 
 
-def test_a_new_job_removes_what_an_old_one_left(here):
+def test_finished_stacks_stay_until_they_are_replaced(here):
     rows, _ = scattered()
-    job = Job.write("[job]", PLAN, rows, 5)
-    assert run(job).returncode == 0
-    again = Job.write("[job]", PLAN, rows[:2], 5)
-    assert outputs(again) == {}
-    with pytest.raises(DataError, match=r"1 of 1 output stacks are missing \(particles_000001\.mrcs\)"):
-        again.check_done([1])
+    first = Job.write("[job]", PLAN, rows, 20)
+    assert run(first).returncode == 0
+    finished = outputs(first)
+    second = Job.write("[job]", PLAN, rows[:25], 20)
+    assert cli.main([second.path, "--part", "1/2"]) == 0
+    assert outputs(second).keys() == {*finished, "particles_000001_2.mrcs"}
+    third = Job.write("[job]", PLAN, rows[:3], 20)
+    assert outputs(third) == finished, "of the unfinished one nothing stays"
+    assert run(third).returncode == 0
+    third.remove_other_stacks()
+    assert outputs(third).keys() == {"particles_000001_3.mrcs"}
+    assert sorted(os.listdir("[job]")) == ["job.json", "particles_000001_3.mrcs", "tables_3"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"plan": {}, "particles": 1, "particlesPerStack": 1}'])

@@ -111,6 +111,56 @@ def test_refusals_are_the_plans_own_words(project, sets, settings, plan):
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"lowpassResolution": 8.0, "filterOrder": None}, "Filter order: it is empty, expected a value; 8 is usual."),
+        (
+            {"filterShape": 1, "lowpassResolution": 8.0, "filterWidth": None},
+            "Filter width (Fourier shells): it is empty",
+        ),
+        ({"particlesPerStack": None}, "Particles per stack: it is empty, expected a value; 10000 is usual."),
+        ({"recenterMode": 7}, "Recentring: got 7, expected one of 0 (whole pixels), 1 (exact); choose one."),
+        ({"recenterMode": None}, "Recentring: got None, expected one of"),
+        ({"alignment2DConvention": None}, "2D alignment convention: got None, expected one of 0 (automatic)"),
+        ({"filterShape": -1}, "Filter shape: got -1, expected one of"),
+        ({"recenter": None}, "Recenter using aligned shifts: it is empty"),
+        ({"doNormalize": None}, "Normalize background: it is empty"),
+        ({"doNormalize": True, "backRadius": None}, "Background radius (px): it is empty"),
+    ],
+)
+def test_values_that_are_missing_or_no_choice(project, sets, settings, sentence):
+    protocol = new_downsample(project, sets["2D"], fourierCropSize=20)
+    for name, value in settings.items():
+        getattr(protocol, name).set(value)
+    errors = protocol.validate()
+    assert any(sentence in error for error in errors), errors
+    assert not any("Protocol validation failed" in error for error in errors)
+    assert protocol.warnings() == []
+    assert protocol.summary() == ["Output particles not ready yet."]
+    assert protocol.methods()
+
+
+def test_connected_sets_that_are_not_there_yet_or_empty(project, sets):
+    """The scheduler waits for what is refused: the particles' own alignment must not step in meanwhile."""
+    from pwem.protocols import ProtSubSet
+
+    later = project.newProtocol(ProtSubSet)
+    project.saveProtocol(later)
+    for name in ("alignments3D", "alignments2D"):
+        protocol = new_downsample(project, sets["Projection"], recenter=True, **{name: (later, "outputParticles")})
+        (error,) = protocol.validate()
+        assert "the set is not there yet, expected a finished output; run what makes it first." in error
+        assert protocol.warnings() == []
+    disabled = [particle(i, (i, "some.mrcs"), np.eye(4)) for i in (1, 2)]
+    for item in disabled:
+        item.setEnabled(False)
+    empty = particle_set(project, disabled, APIX, "Projection")
+    protocol = new_downsample(project, sets["2D"], recenter=True, alignments3D=(empty, "outputParticles"))
+    (error,) = protocol.validate()
+    assert "Alignments 3D: the set is empty" in error
+
+
 def test_recentring_needs_shifts(project, sets):
     errors = {kind: new_downsample(project, given, recenter=True).validate() for kind, given in sets.items()}
     assert errors["2D"] == errors["Projection"] == []

@@ -269,13 +269,13 @@ def test_3d_wins_over_2d_with_a_warning(project, unaligned, coarse_alignment):
 @pytest.mark.parametrize("kind, alignment", [("2D", "2D"), ("3D", "Projection")])
 def test_classes_as_alignment(project, unaligned, kind, alignment):
     rng = np.random.default_rng(6)
-    groups = [[], [], []]
+    groups = [[], [], [], [], []]  # the first and the last stay empty
     for i, s in enumerate(shifts_of()):
         if kind == "2D":
             m = matrix_2d(in_plane_rotation(rng.uniform(0, 6)), s, SHIFT_THEN_ROTATE)
         else:
             m = projection_matrix(random_rotation(rng), s)
-        groups[i % 3].append((i + 11, m))
+        groups[1 + i % 3].append((i + 11, m))
     classes = class_set(project, unaligned, groups, alignment, kind)
     protocol = downsample(
         project,

@@ -137,6 +137,18 @@ def test_an_import_of_files(project):
     assert output.getSamplingRate() == pytest.approx(2 * APIX, rel=1e-14)
 
 
+@pytest.mark.parametrize("dtype", ["i1", ">i2", "<u2", ">f2", ">f4"])
+def test_all_types_of_files(project, dtype):
+    """Scipion itself reads the sizes of big-endian files the wrong way round."""
+    images = np.random.default_rng(2).integers(0, 100, size=(3, BOX, BOX)).astype(dtype)
+    name = f"types_{dtype[-2:]}{'big' if dtype[0] == '>' else ''}.mrcs"
+    mrcfile.write(name, images)
+    particles = particle_set(project, [particle(i, (i, name)) for i in (1, 2, 3)], APIX)
+    output = downsample(project, particles, fourierCropSize=20).outputParticles
+    plan = DownsamplePlan(BOX, APIX, fourier_crop_size=20)
+    assert_images(output, downsample_images(images.astype(np.float32), plan)[0])
+
+
 # ---- real particles ------------------------------------------------------------------------------------
 
 
@@ -225,8 +237,8 @@ def test_restart_copy_and_continue(project, ten):
     protocol.particlesPerStack.set(100)
     headless.run(project, protocol)
     assert protocol.outputParticles.getXDim() == 16
-    assert os.listdir(protocol._getExtraPath()).count("particles_000001.mrcs") == 1
-    assert not os.path.exists(protocol._getExtraPath("particles_000002.mrcs")), "stacks of the old run are gone"
+    stacks = [name for name in os.listdir(protocol._getExtraPath()) if ".mrcs" in name]
+    assert stacks == ["particles_000001_2.mrcs"], "stacks of the old run are gone"
     assert protocol.outputParticles.getSamplingRate() == pytest.approx(APIX * 2.5, rel=1e-14)
 
     protocol.runMode.set(MODE_RESTART)
@@ -248,10 +260,31 @@ def test_a_failed_run_says_why_and_goes_on_when_mended(project):
     particles = particle_set(project, [particle(i, (i, stack)) for i in range(1, 5)], APIX)
     shutil.move(stack, stack + ".away")
     protocol = new_downsample(project, particles, fourierCropSize=20)
-    with pytest.raises(RuntimeError, match=r"Particle 1, image 1 of mend/stack\.mrcs: the file cannot be opened"):
+    with pytest.raises(RuntimeError, match=r"Input particles, mend/stack\.mrcs: the file cannot be opened"):
         headless.run(project, protocol)
     assert not hasattr(protocol, "outputParticles")
     shutil.move(stack + ".away", stack)
     protocol.runMode.set(MODE_RESUME)
     headless.run(project, protocol)
     assert protocol.outputParticles.getSize() == 4
+
+    # Changed, and failing: the old output stays whole, and what is told is told of it
+    changed = noise(4)
+    changed[2, 3, 3] = np.nan
+    write_stack(stack, changed)
+    protocol.runMode.set(MODE_RESUME)
+    protocol.fourierCropSize.set(16)
+    with pytest.raises(RuntimeError, match=r"Particle 3, image 3 of mend/stack\.mrcs: pixels that are not numbers"):
+        headless.run(project, protocol)
+    plan = DownsamplePlan(BOX, APIX, fourier_crop_size=20)
+    assert_images(protocol.outputParticles, downsample_images(noise(4), plan)[0])
+    assert "Fourier cropped to 20 px" in protocol._methods()[0]
+    assert "→ 20 px" in protocol.summary()[0]
+
+    write_stack(stack, noise(4))
+    protocol.runMode.set(MODE_RESUME)
+    headless.run(project, protocol)
+    assert protocol.outputParticles.getXDim() == 16
+    assert sum(".mrcs" in name for name in os.listdir(protocol._getExtraPath())) == 1
+    protocol.fourierCropSize.set(10)  # in the form only
+    assert "Fourier cropped to 16 px" in protocol._methods()[0]

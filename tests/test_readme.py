@@ -34,7 +34,8 @@ def demo(tmp_path):
 
 
 def test_the_demo_finds_the_truth(demo):
-    done = demo("", "")
+    assert demo().returncode == 0
+    done = demo("", "")  # again, over the first
     assert done.returncode == 0, done.stderr
     lines = dict(re.findall(r"^(\w[\w ]*): +(.*)$", done.stdout, re.MULTILINE))
     assert lines["Particles"] == "200"
@@ -56,9 +57,15 @@ def test_the_demo_on_a_stack_of_ones_own(demo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence", [(("nowhere.mrcs", "1.3"), "is not a file"), ((__file__, ""), "APIX: got ''")]
+    "arguments, sentence",
+    [
+        (("nowhere.mrcs", "1.3"), "nowhere.mrcs: the file cannot be opened"),
+        ((__file__, "1.3"), "test_readme.py: the file is no MRC stack"),
+        (("some.mrcs",), "APIX: got ''"),
+    ],
 )
-def test_the_demo_says_what_is_wrong(demo, arguments, sentence):
+def test_the_demo_says_what_is_wrong(demo, tmp_path, arguments, sentence):
+    write_stack(str(tmp_path / "some.mrcs"), np.zeros((2, 16, 16)))
     done = demo(*arguments)
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -36,9 +36,10 @@ def problems(plan: DownsamplePlan) -> list[str]:
 
 def _input_problems(plan: DownsamplePlan) -> list[str]:
     found = []
-    if plan.box_in < SMALLEST_BOX:
+    if not SMALLEST_BOX <= plan.box_in <= LARGEST_BOX:
         found.append(
-            f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} px or more; connect other particles."
+            f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
+            "connect other particles."
         )
     if not _positive(plan.apix_in):
         found.append(
@@ -104,6 +105,12 @@ def _filter_problems(plan: DownsamplePlan) -> list[str]:
             )
     if found:
         return found
+    field_of_view = plan.box_crop * plan.apix_in
+    if plan.lowpass_resolution is not None and plan.lowpass_resolution > field_of_view:
+        found.append(
+            f"Lowpass resolution: got {plan.lowpass_resolution:g} Å, expected at most {field_of_view:.5g} Å (the width "
+            "of the box: nothing but the mean would remain); give a resolution in Å, such as 8."
+        )
     if plan.highpass_resolution is not None:
         finest = max(plan.nyquist_resolution, plan.lowpass_resolution or 0)
         if plan.highpass_resolution <= finest:

@@ -18,7 +18,7 @@ from .plan import DownsamplePlan, Recenter
 
 Shift = NDArray[np.float64]
 
-FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
+LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so large
 
 
 class SplitShift(NamedTuple):
@@ -39,7 +39,7 @@ def split_shift(shift: ArrayLike, recenter: Recenter) -> SplitShift:
     Nothing without recentring; s rounded half away from zero with whole pixels; all of s when exact, the
     fraction (at most half a pixel) apart from the whole part. Pixels and metadata both follow from this.
     """
-    s = np.asarray(shift, dtype=np.float64)
+    s = np.clip(np.asarray(shift, dtype=np.float64), -LARGEST_SHIFT, LARGEST_SHIFT)
     if recenter is Recenter.NONE:
         s = np.zeros(2)
     whole = round_half_away(s)
@@ -63,6 +63,7 @@ class Downsampler:
         check(plan)
         self.plan = plan
         self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
+        self._limit = float(np.finfo(np.float16 if plan.float16 else np.float32).max)
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
         self._ones = np.ones(plan.box_in**2, dtype=np.float32)
         self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
@@ -98,12 +99,19 @@ class Downsampler:
         """
         if out is None:
             out = np.empty((self.plan.box_out, self.plan.box_out), dtype=self.dtype)
-        split = split_shift(shift, self.plan.recenter)
         values = self._values(image)
-        if self._cropper is None or not self._needs_transform(split):
-            self._store(self._copy_window(values, split), 0.0, out)
-        else:
-            self._store(*self._fourier_crop(self._cropper, values, split), out)
+        split = split_shift(shift, self.plan.recenter)
+        if np.abs(split.whole).max() >= (self.plan.box_in + self.plan.box_crop) // 2:
+            raise DataError(
+                f"shift: got ({', '.join(f'{s:.6g}' for s in np.asarray(shift))}) px, expected less than the box of "
+                f"{self.plan.box_in} px: the image would be moved out of sight; mend its alignment or drop this "
+                "particle"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite in the end is refused
+            if self._cropper is None or not self._needs_transform(split):
+                self._store(self._copy_window(values, split), 0.0, out)
+            else:
+                self._store(*self._fourier_crop(self._cropper, values, split), out)
         return out, split.applied
 
     def _values(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -191,13 +199,14 @@ class Downsampler:
         out[...] = self._in_range(image)
 
     def _in_range(self, image: NDArray[Any]) -> NDArray[Any]:
-        if self.plan.float16:
-            largest = max(image.max(), -image.min())
-            if largest > FLOAT16_MAX:
-                raise DataError(
-                    f"pixel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
-                    "number of that format); switch on normalisation or save in 32 bits"
-                )
+        """The image, refused where the stored format cannot hold it or float32 could not compute with it."""
+        largest = max(image.max(), -image.min())
+        if not largest <= self._limit:  # nor if it is no number
+            raise DataError(
+                f"pixel value of the {8 * self.dtype.itemsize}-bit result: got {largest:.6g}, expected at most "
+                f"{self._limit:.6g} (the largest number of that format); switch on normalisation, save in 32 bits or "
+                "drop this particle"
+            )
         return image
 
 

@@ -9,11 +9,9 @@ from pwem.objects import SetOfClasses
 
 from ..core.alignment import Reading
 
-CONNECTED_3D, CONNECTED_2D, OWN = "Alignments 3D", "Alignments 2D", "the particles' own alignment"
 
-
-class AlignmentSource:
-    """Matrices of particles, by id, in the pixels of the particles that are downsampled.
+class OwnAlignment:
+    """The alignment that the particles carry, if any.
 
     Attributes
     ----------
@@ -23,41 +21,21 @@ class AlignmentSource:
     connected : whether it is a set of its own: particles that it lacks are left out
     """
 
-    def __init__(self, name, alignmentSet, convention):
+    name = "the particles' own alignment"
+    connected = False
+
+    def __init__(self, alignmentSet, convention):
         """`convention` is a 2D Reading, or None to choose by the attributes of the items."""
-        self.name = name
-        self.connected = name != OWN
         self._set = alignmentSet
-        first = next(_items(alignmentSet), None)
+        first = None if alignmentSet is None else next(_items(alignmentSet), None)
         self.kind = ALIGN_NONE if first is None else _alignmentOf(alignmentSet)
         self.reading = Reading.PROJECTION
-        self.chosenByItems = False
+        self._automatic = convention is None
         if self.kind == ALIGN_2D:
-            self.chosenByItems = convention is None
             self.reading = convention or _readingOfItem(first)
-
-    @classmethod
-    def choose(cls, particles, alignments3D, alignments2D, convention):
-        """3D alignments before 2D ones, before the particles' own."""
-        if alignments3D is not None:
-            return cls(CONNECTED_3D, alignments3D, convention)
-        if alignments2D is not None:
-            return cls(CONNECTED_2D, alignments2D, convention)
-        return cls(OWN, particles, convention)
 
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
-        wanted = {CONNECTED_3D: ALIGN_PROJ, CONNECTED_2D: ALIGN_2D}
-        if self.connected and self.kind != wanted[self.name]:
-            return [
-                f"{self.name}: the set has alignment '{self.kind}', expected '{wanted[self.name]}'; connect a set "
-                f"that was aligned {'to a 3D reference' if self.name == CONNECTED_3D else 'in 2D'}, or leave it empty."
-            ]
-        if self.connected and not _apixOf(self._set):
-            return [
-                f"{self.name}: the set has no sampling rate, expected the pixel size that its shifts are counted in; "
-                "set its sampling rate first."
-            ]
         if not recentering or self.kind in (ALIGN_PROJ, ALIGN_2D):
             return []
         if self.kind == ALIGN_3D:
@@ -74,43 +52,85 @@ class AlignmentSource:
         """For summaries: the source, and for 2D which reading is used and why."""
         if self.kind != ALIGN_2D:
             return self.name
-        why = "automatic" if self.chosenByItems else "as chosen"
-        return f"{self.name} (2D, {self.reading.value}: {why})"
+        return f"{self.name} (2D, {self.reading.value}: {'automatic' if self._automatic else 'as chosen'})"
 
     def load(self, apix):
-        """Read the matrices of a connected set, their shifts scaled to pixels of `apix` Å."""
-        if self.connected:
-            self._ids, self._matrices = _readMatrices(self._set, apix)
+        """Make the matrices ready, in pixels of `apix` Å; returns what has them, by ``matrixOf``."""
         return self
 
     def matrixOf(self, particle):
         """The matrix (4, 4) of a particle, or None where it has none."""
-        if not self.connected:
-            return _matrix(particle)
+        return _matrix(particle)
+
+
+class _ConnectedAlignment(OwnAlignment):
+    """The alignment of another set, by particle id. Its pixel size may differ."""
+
+    connected = True
+
+    def problems(self, recentering):
+        """Why the shifts cannot be had, as sentences; empty if they can."""
+        if self._set is None:
+            return [f"{self.name}: the set is not there yet, expected a finished output; run what makes it first."]
+        if next(_items(self._set), None) is None:
+            return [f"{self.name}: the set is empty, expected aligned particles; connect another set."]
+        if self.kind != self.wanted:
+            return [
+                f"{self.name}: the set has alignment '{self.kind}', expected '{self.wanted}'; connect a set that was "
+                f"aligned {self.how}, or leave it empty."
+            ]
+        if not _apixOf(self._set):
+            return [
+                f"{self.name}: the set has no sampling rate, expected the pixel size that its shifts are counted in; "
+                "set its sampling rate first."
+            ]
+        return []
+
+    def load(self, apix):
+        """Read the matrices, their shifts scaled to pixels of `apix` Å."""
+        self._ids, self._matrices = _readMatrices(self._set, apix)
+        return self
+
+    def matrixOf(self, particle):
+        """The matrix (4, 4) of a particle, or None where the set does not have it."""
         place = np.searchsorted(self._ids, particle.getObjId())
         if place == len(self._ids) or self._ids[place] != particle.getObjId():
             return None
         return self._matrices[place]
 
 
+class Connected3D(_ConnectedAlignment):
+    """What is connected to *Alignments 3D*."""
+
+    name, wanted, how = "Alignments 3D", ALIGN_PROJ, "to a 3D reference"
+
+
+class Connected2D(_ConnectedAlignment):
+    """What is connected to *Alignments 2D*."""
+
+    name, wanted, how = "Alignments 2D", ALIGN_2D, "in 2D"
+
+
 def _items(alignmentSet):
     """Enabled items of particles or of enabled classes."""
-    if isinstance(alignmentSet, SetOfClasses):
-        return alignmentSet.iterClassItems()
-    return (item for item in alignmentSet.iterItems() if item.isEnabled())
+    for images in _imageSets(alignmentSet):
+        yield from (item for item in images.iterItems() if item.isEnabled())
+
+
+def _imageSets(alignmentSet):
+    """The set itself, or its enabled classes; an empty class has no table that could be read."""
+    if not isinstance(alignmentSet, SetOfClasses):
+        return iter([alignmentSet])
+    return (images for images in alignmentSet.iterItems() if images.isEnabled() and not images.isEmpty())
 
 
 def _alignmentOf(alignmentSet):
-    if isinstance(alignmentSet, SetOfClasses):
-        return next(alignmentSet.iterItems()).getAlignment()
-    return alignmentSet.getAlignment()
+    return next(_imageSets(alignmentSet)).getAlignment()
 
 
 def _apixOf(alignmentSet):
     """Pixel size (Å/px) that the shifts of a set are counted in."""
-    if isinstance(alignmentSet, SetOfClasses):
-        return alignmentSet.getFirstItem().getSamplingRate() or alignmentSet.getSamplingRate()
-    return alignmentSet.getSamplingRate()
+    return next(_imageSets(alignmentSet)).getSamplingRate() or alignmentSet.getSamplingRate()
 
 
 def _readingOfItem(item):

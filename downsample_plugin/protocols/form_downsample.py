@@ -13,6 +13,7 @@ RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
 FILTER_SHAPES = [FilterShape.BUTTERWORTH, FilterShape.RAISED_COSINE]
 READINGS_2D = [None, Reading.SHIFT_THEN_ROTATE, Reading.ROTATE_THEN_SHIFT]  # None: automatic
 HALF_THE_OUTPUT_BOX = -1
+MAY_BE_EMPTY = {"cropSize", "targetPixelSize", "fourierCropSize", "lowpassResolution", "highpassResolution"}
 
 
 def defineDownsampleForm(form):
@@ -21,14 +22,32 @@ def defineDownsampleForm(form):
     _defineBox(form)
     _defineFilters(form)
     _defineOutput(form)
-    form.addParallelSection(
-        threads=4,
-        mpi=0,
-    )
+    form.addParallelSection(threads=4, mpi=1)
     form.getParam("numberOfThreads").help.set(
-        "Worker processes of the program on this computer. Each reads, transforms and writes images of its own; "
-        "one per core is a good number, unless the disk is slower than that. The result does not depend on it."
+        "Worker processes of the program. Each reads, transforms and writes images of its own; one per core is a good "
+        "number, unless the disk is slower than that. The result does not depend on it."
     )
+    form.getParam("numberOfMpi").help.set(
+        "More than 1: so many programs are started by mpirun, on one computer or several, each with _Threads_ worker "
+        "processes. They share out the output stacks, so there should be at least as many stacks as programs; see "
+        "_Particles per stack_. The result does not depend on it.\n"
+        "With a queue for steps, each output stack is a job of its own in the queue instead."
+    )
+
+
+def emptyProblems(protocol):
+    """Sentences on parameters that have no value, or no choice of their list, where the form wants one."""
+    problems = []
+    for name, param in protocol.getDefinition().iterParams():
+        value = getattr(protocol, name).get()
+        if not isinstance(param, (params.IntParam, params.FloatParam, params.BooleanParam)) or name in MAY_BE_EMPTY:
+            continue
+        if isinstance(param, params.EnumParam) and value not in range(len(param.choices)):
+            choices = ", ".join(f"{i} ({choice})" for i, choice in enumerate(param.choices))
+            problems.append(f"{param.getLabel()}: got {value}, expected one of {choices}; choose one.")
+        elif value is None:
+            problems.append(f"{param.getLabel()}: it is empty, expected a value; {param.getDefault()} is usual.")
+    return problems
 
 
 def _defineInput(form):

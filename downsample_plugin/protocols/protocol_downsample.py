@@ -23,15 +23,19 @@ from ..core.geometry import round_half_away
 from ..core.plan import DownsamplePlan, FilterShape, Recenter
 from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
+from ..stacks import StackReader
 from ..tables import ParticleRow
-from .alignments import AlignmentSource
+from .alignments import Connected2D, Connected3D, OwnAlignment
 from .form_downsample import (
     FILTER_SHAPES,
     HALF_THE_OUTPUT_BOX,
     READINGS_2D,
     RECENTER_MODES,
     defineDownsampleForm,
+    emptyProblems,
 )
+
+MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
 class DownsampleOutputs(enum.Enum):
@@ -69,7 +73,6 @@ class ProtDownsampleParticles(EMProtocol):
 
     def writeJobStep(self, settings):
         """Write what the program is to do."""
-        self.summaryVar.set(None)
         with _toldToTheUser():
             job = Job.write(self._getExtraPath(), self._plan(), self._particleRows(), self.particlesPerStack.get())
         return [job.path]
@@ -78,10 +81,10 @@ class ProtDownsampleParticles(EMProtocol):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
-            program = f"{shlex.quote(sys.executable)} -m downsample_plugin"
             share = f"--part {part}/{parts} " if parts > 1 else ""
+            arguments = f"-m downsample_plugin {job.path} {share}--jobs {self.numberOfThreads.get()}"
             with contextlib.suppress(subprocess.CalledProcessError):
-                self.runJob(program, f"{job.path} {share}--jobs {self.numberOfThreads.get()}")
+                self.runJob(shlex.quote(sys.executable), arguments)
             stacks = job.share(part, parts)
             job.check_done(stacks)
         return [path for number in stacks for path in (job.stack_path(number), job.done_path(number))]
@@ -104,28 +107,32 @@ class ProtDownsampleParticles(EMProtocol):
             results.checkAllTaken()
         self.summaryVar.set("\n".join(_describeRun(output, plan, alignment, results)))
         self.info(self.summaryVar.get())
+        self.methodsVar.set(_methodsSentence(plan, output.getSize()))
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
         self._defineTransformRelation(self.inputParticles, output)
+        job.remove_other_stacks()
 
     def _numberOfParts(self):
-        """Jobs of the queue's own that the work is shared out to: one per output stack, where it is wanted so."""
-        if not self.useQueueForSteps():
+        """How many steps share the work: one, or under "queue for steps" one per output stack."""
+        particles = self.inputParticles.get()
+        if particles is None or not self.useQueueForSteps():
             return 1
-        return stack_count(self.inputParticles.get().getSize(), self.particlesPerStack.get())
+        return stack_count(particles.getSize(), self.particlesPerStack.get())
+
+    def setStepsExecutor(self, executor=None):
+        """Under "queue for steps", hand the queue all pieces at once: it is the scheduler."""
+        super().setStepsExecutor(executor)
+        if self.useQueueForSteps():
+            self.getExecutor().numberOfProcs = min(self._numberOfParts(), MOST_JOBS_IN_THE_QUEUE)
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
         particles = self.inputParticles.get()
         if particles is None:
-            return []
-        if particles.isEmpty():
-            return ["Input particles: the set is empty, expected one particle or more; connect another set."]
-        width, height = _dimensions(particles)
-        if width != height:
-            return [
-                f"Input particles: the images are {width} x {height} px, expected square ones; "
-                "extract the particles again in a square box."
-            ]
+            return []  # pyworkflow says so
+        problems = emptyProblems(self) or _imageProblems(particles)
+        if problems:
+            return problems
         plan = self._plan()
         return (
             job_problems(plan, self.particlesPerStack.get())
@@ -137,7 +144,7 @@ class ProtDownsampleParticles(EMProtocol):
         if self.inputParticles.get() is None or self._validate():
             return []
         warnings = checks.warnings(self._plan())
-        if self.alignments3D.get() is not None and self.alignments2D.get() is not None:
+        if self.alignments3D.hasValue() and self.alignments2D.hasValue():
             warnings.append("Alignments 2D: not used, since Alignments 3D is given too and wins.")
         return warnings
 
@@ -149,12 +156,10 @@ class ProtDownsampleParticles(EMProtocol):
         return [f"Will give: {self._plan().summary()}"]
 
     def _methods(self):
-        if not hasattr(self, DownsampleOutputs.outputParticles.name):
-            return []
-        return [_methodsSentence(self._plan(), self.outputParticles.getSize())]
+        return [self.methodsVar.get()] if self.methodsVar.hasValue() else []
 
     def _citations(self):
-        return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize else [])
+        return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])
 
     # --------------------------- from the form --------------------------------------
     def _plan(self):
@@ -179,25 +184,17 @@ class ProtDownsampleParticles(EMProtocol):
         )
 
     def _alignment(self):
-        """The alignment that this run uses, not loaded yet."""
-        return AlignmentSource.choose(
-            self.inputParticles.get(),
-            self.alignments3D.get(),
-            self.alignments2D.get(),
-            READINGS_2D[self.alignment2DConvention.get()],
-        )
+        """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
+        convention = READINGS_2D[self.alignment2DConvention.get()]
+        for source, pointer in ((Connected3D, self.alignments3D), (Connected2D, self.alignments2D)):
+            if pointer.hasValue():
+                return source(pointer.get(), convention)
+        return OwnAlignment(self.inputParticles.get(), convention)
 
     def _settings(self):
         """All that the result depends on: a step runs again on "continue" when its arguments have changed."""
-        inputs = {
-            name: (pointer.getUniqueId(), pointer.get().getSize())
-            for name, pointer in (
-                ("inputParticles", self.inputParticles),
-                ("alignments3D", self.alignments3D),
-                ("alignments2D", self.alignments2D),
-            )
-            if pointer.get() is not None
-        }
+        pointers = (self.inputParticles, self.alignments3D, self.alignments2D)
+        inputs = [(pointer.getUniqueId(), pointer.get().getSize()) for pointer in pointers if pointer.hasValue()]
         return {
             "plan": self._plan().to_dict(),
             "particlesPerStack": self.particlesPerStack.get(),
@@ -215,7 +212,10 @@ class ProtDownsampleParticles(EMProtocol):
             matrix = alignment.matrixOf(particle)
             if not particle.isEnabled() or (matrix is None and (alignment.connected or recentering)):
                 continue
-            shift = _shift(particle, matrix, alignment.reading) if recentering else (0.0, 0.0)
+            shift = (0.0, 0.0)
+            if matrix is not None:  # one that is broken is refused even where its shift is not applied
+                wanted = _shift(particle, matrix, alignment.reading)
+                shift = wanted if recentering else shift
             yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
 
     # --------------------------- the output -----------------------------------------
@@ -237,9 +237,26 @@ def _threadProblems(threads):
     return [f"Threads: got {threads}, expected 1 or more: the worker processes of the program; 1 per core is usual."]
 
 
+def _imageProblems(particles):
+    """Why the images cannot be downsampled, by the first of them; empty if they can."""
+    if particles.isEmpty():
+        return ["Input particles: the set is empty, expected one particle or more; connect another set."]
+    try:
+        width, height = _dimensions(particles)
+    except DataError as error:
+        return [f"Input particles, {particles.getFirstItem().getFileName()}: {error}"]
+    if width != height:
+        return [
+            f"Input particles: the images are {width} x {height} px, expected square ones; "
+            "extract the particles again in a square box."
+        ]
+    return []
+
+
 def _dimensions(particles):
-    """(width, height) in px of the images of a set, asking the first image where the set does not know."""
-    return (particles.getDim() or particles.getFirstItem().getDim())[:2]
+    """(width, height) in px of the first image. The set's own idea is wrong for files of the other byte order."""
+    with StackReader(particles.getFirstItem().getFileName()) as stack:
+        return stack.box
 
 
 class _Results:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The protocol under MPI and under a real queue, with README's hosts.conf: the same bytes, and nothing lost."""
+
+import os
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from .scipion_sets import downsample, items_of, new_downsample, particle, particle_set, write_stack
+from .slurm import jobs_under_way, running_slurm
+
+APIX, BOX, COUNT = 1.31, 40, 10
+SETTINGS = {"fourierCropSize": 20, "lowpassResolution": 9.0, "particlesPerStack": 4, "numberOfThreads": 1}
+STACKS = ["particles_000001.mrcs", "particles_000002.mrcs", "particles_000003.mrcs"]
+
+
+@pytest.fixture(scope="module")
+def given(project):
+    stack = write_stack("ten.mrcs", np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)))
+    return particle_set(project, [particle(i, (i, stack)) for i in range(1, COUNT + 1)], APIX)
+
+
+@pytest.fixture(scope="module")
+def expected(project, given):
+    """Bytes of the output stacks of a plain run."""
+    return stacks_of(downsample(project, given, **SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with running_slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+def stacks_of(protocol):
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == list(range(1, COUNT + 1))
+    return {name: open(protocol._getExtraPath(name), "rb").read() for name in STACKS}
+
+
+def finish(project, protocol, during=lambda: None):
+    """Launch a protocol that uses a queue and follow it to its end."""
+    project.launchProtocol(protocol, wait=False)
+    end = time.monotonic() + 120
+    while protocol.isActive() or not protocol.endTime.hasValue():
+        assert time.monotonic() < end, f"{protocol.getStatus()}: it does not come to an end"
+        during()
+        time.sleep(0.3)
+        project._updateProtocol(protocol, checkPid=True)
+    return protocol
+
+
+def queued(project, given, for_steps, **settings):
+    protocol = new_downsample(project, given, **{**SETTINGS, **settings})
+    protocol._useQueue.set(True)
+    protocol.setQueueParams(("main", {"JOB_TIME": "1", "QUEUE_FOR_JOBS": "Y" if for_steps else "N"}))
+    return protocol
+
+
+def log_of(protocol):
+    with open(protocol.getStdoutLog(), encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def test_mpi(project, given, expected, monkeypatch):
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"):
+        monkeypatch.setenv(name, "1")
+    protocol = downsample(project, given, **{**SETTINGS, "numberOfMpi": 2})
+    assert stacks_of(protocol) == expected
+    assert "mpirun -np 2" in log_of(protocol)
+    assert "(part 1 of 2)" in log_of(protocol)
+    assert "(part 2 of 2)" in log_of(protocol)
+
+
+def test_the_whole_run_as_one_job(project, given, expected, slurm):
+    protocol = finish(project, queued(project, given, for_steps=False))
+    assert stacks_of(protocol) == expected
+    assert protocol.useQueueForProtocol()
+
+
+def test_each_output_stack_as_a_job_of_its_own(project, given, expected, slurm):
+    seen = {}
+    protocol = finish(project, queued(project, given, for_steps=True), lambda: seen.update(jobs_under_way()))
+    assert stacks_of(protocol) == expected
+    assert log_of(protocol).count("Launched job with id") == len(STACKS)
+    assert len(seen) == len(STACKS)
+
+
+def test_a_piece_that_is_killed_fails_by_name_and_continue_makes_it(project, given, expected, slurm):
+    """The queue does not tell of it: a job that was cancelled leaves its step without an error."""
+    from pyworkflow.protocol.constants import MODE_RESUME
+
+    protocol = queued(project, given, for_steps=True)
+    project._setupProtocol(protocol)
+    held = {}
+
+    def kill_the_second():
+        for job, name in jobs_under_way().items():
+            script = subprocess.run(
+                ["scontrol", "write", "batch_script", job, "-"], capture_output=True, text=True
+            ).stdout
+            if "--part 2/3" in script and job not in held:
+                held[job] = name
+                subprocess.run(["scancel", job], check=True)
+
+    os.environ["SLURM_TEST_DELAY"] = "3"
+    finish(project, protocol, kill_the_second)
+    assert held, "no job was there to kill"
+    assert protocol.isFailed()
+    assert "particles_000002.mrcs" in protocol.getErrorMessage()
+    assert not hasattr(protocol, "outputParticles")
+
+    protocol.runMode.set(MODE_RESUME)
+    finish(project, protocol)
+    assert stacks_of(protocol) == expected
