@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The protocol under MPI and under a real queue, with README's hosts.conf: the same bytes, and nothing lost."""
 
-import os
+import socket
 import subprocess
 import time
 
@@ -59,6 +59,15 @@ def queued(project, given, for_steps, **settings):
     return protocol
 
 
+def set_node(state):
+    update = ["scontrol", "update", f"nodename={socket.gethostname()}", f"state={state}", "reason=test"]
+    subprocess.run(update, check=True)
+
+
+def batch_script(job):
+    return subprocess.run(["scontrol", "write", "batch_script", job, "-"], capture_output=True, text=True).stdout
+
+
 def log_of(protocol):
     with open(protocol.getStdoutLog(), encoding="utf-8", errors="replace") as file:
         return file.read()
@@ -85,7 +94,7 @@ def test_each_output_stack_as_a_job_of_its_own(project, given, expected, slurm):
     protocol = finish(project, queued(project, given, for_steps=True), lambda: seen.update(jobs_under_way()))
     assert stacks_of(protocol) == expected
     assert log_of(protocol).count("Launched job with id") == len(STACKS)
-    assert len(seen) == len(STACKS)
+    assert sum(name.startswith(f"{protocol.getObjId()}-") for name in seen.values()) == len(STACKS)
 
 
 def test_a_piece_that_is_killed_fails_by_name_and_continue_makes_it(project, given, expected, slurm):
@@ -93,21 +102,20 @@ def test_a_piece_that_is_killed_fails_by_name_and_continue_makes_it(project, giv
     from pyworkflow.protocol.constants import MODE_RESUME
 
     protocol = queued(project, given, for_steps=True)
-    project._setupProtocol(protocol)
-    held = {}
+    killed = []
 
     def kill_the_second():
-        for job, name in jobs_under_way().items():
-            script = subprocess.run(
-                ["scontrol", "write", "batch_script", job, "-"], capture_output=True, text=True
-            ).stdout
-            if "--part 2/3" in script and job not in held:
-                held[job] = name
-                subprocess.run(["scancel", job], check=True)
+        """Once all three wait for the node, which takes no jobs until then."""
+        mine = [job for job, name in jobs_under_way().items() if name.startswith(f"{protocol.getObjId()}-")]
+        if killed or len(mine) < len(STACKS):
+            return
+        killed.extend(job for job in mine if "--part 2/3" in batch_script(job))
+        subprocess.run(["scancel", *killed], check=True)
+        set_node("resume")
 
-    os.environ["SLURM_TEST_DELAY"] = "3"
+    set_node("drain")
     finish(project, protocol, kill_the_second)
-    assert held, "no job was there to kill"
+    assert len(killed) == 1
     assert protocol.isFailed()
     assert "particles_000002.mrcs" in protocol.getErrorMessage()
     assert not hasattr(protocol, "outputParticles")
