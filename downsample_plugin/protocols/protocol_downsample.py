@@ -9,18 +9,14 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
-from pwem.objects import Class2D, Class3D, SetOfParticles, Transform
+from pwem.objects import SetOfParticles
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
-from pyworkflow.object import Float
 
-from .. import __version__
 from ..core import checks
-from ..core.alignment import matrix_of_output, shift_from_matrix
-from ..core.geometry import round_half_away
-from ..core.plan import DownsamplePlan, FilterShape, Recenter
+from ..core.alignment import shift_from_matrix
+from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
 from ..stacks import StackReader
@@ -34,6 +30,7 @@ from .form_downsample import (
     defineDownsampleForm,
     emptyProblems,
 )
+from .results import Results, describeRun, methodsSentence
 
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
@@ -94,20 +91,12 @@ class ProtDownsampleParticles(EMProtocol):
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
             job.check_done(range(1, job.stack_count + 1))
-            plan, results = job.plan, _Results(job)
-            particles = self.inputParticles.get()
-            alignment = self._alignment().load(plan.apix_in)
-            output = self._newOutputSet(particles, plan, alignment)
-            output.copyItems(
-                particles,
-                doClone=False,
-                itemSelectedCallback=results.has,
-                updateItemCallback=lambda particle, _: _update(particle, results.take(), plan, alignment),
-            )
-            results.checkAllTaken()
-        self.summaryVar.set("\n".join(_describeRun(output, plan, alignment, results)))
+            alignment = self._alignment().load(job.plan.apix_in)
+            results = Results(job)
+            output = results.outputSet(self.inputParticles.get(), alignment, self._getPath())
+        self.summaryVar.set("\n".join(describeRun(job.plan, alignment, results)))
         self.info(self.summaryVar.get())
-        self.methodsVar.set(_methodsSentence(plan, output.getSize()))
+        self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_other_stacks()
@@ -149,14 +138,14 @@ class ProtDownsampleParticles(EMProtocol):
         return warnings
 
     def _summary(self):
-        if self.summaryVar.hasValue():
+        if hasattr(self, DownsampleOutputs.outputParticles.name):
             return self.summaryVar.get().split("\n")
         if self.inputParticles.get() is None or self._validate():
             return ["Output particles not ready yet."]
         return [f"Will give: {self._plan().summary()}"]
 
     def _methods(self):
-        return [self.methodsVar.get()] if self.methodsVar.hasValue() else []
+        return [self.methodsVar.get()] if hasattr(self, DownsampleOutputs.outputParticles.name) else []
 
     def _citations(self):
         return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])
@@ -218,18 +207,6 @@ class ProtDownsampleParticles(EMProtocol):
                 shift = wanted if recentering else shift
             yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
 
-    # --------------------------- the output -----------------------------------------
-    def _newOutputSet(self, particles, plan, alignment):
-        """An empty set of the input's class and properties, at the new sampling rate."""
-        isClass = isinstance(particles, (Class2D, Class3D))
-        setClass = SetOfParticles if isClass else particles.getClass()
-        output = setClass.create(self._getPath(), indexes=["_classId", "_micId"])
-        output.copyInfo(particles)
-        output.setSamplingRate(plan.apix_out)
-        if alignment.connected:
-            output.setAlignment(alignment.kind)
-        return output
-
 
 def _threadProblems(threads):
     if threads and threads >= 1:
@@ -259,76 +236,12 @@ def _dimensions(particles):
         return stack.box
 
 
-class _Results:
-    """The program's results, read along with the input set: both are in the order of the set.
-
-    Counts the particles of the set that have no result, as `disabled` or `unaligned`.
-    """
-
-    def __init__(self, job):
-        self._folder = job.folder
-        self._rows = job.results()
-        self._next = next(self._rows, None)
-        self.disabled = self.unaligned = 0
-
-    def has(self, particle):
-        """Whether the next result is this particle's."""
-        if self._next is not None and self._next.particle_id == particle.getObjId():
-            return True
-        if particle.isEnabled():
-            self.unaligned += 1
-        else:
-            self.disabled += 1
-        return False
-
-    def take(self):
-        """The next result."""
-        taken, self._next = self._next, next(self._rows, None)
-        return taken
-
-    def checkAllTaken(self):
-        """Raise DataError if a result has no particle: the set is not the one that the program worked on."""
-        if self._next is not None:
-            raise DataError(
-                f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "
-                "set, expected the same particles in the same order: the set was changed meanwhile; restart the run"
-            )
-
-
 def _shift(particle, matrix, reading):
     """(sx, sy) of a particle's matrix; DataError with its id."""
     try:
         return shift_from_matrix(matrix, reading)[:2]
     except DataError as error:
         raise DataError(f"Particle {particle.getObjId()}: {error}") from error
-
-
-def _update(particle, result, plan, alignment):
-    """Turn an input particle into its output: image, alignment, coordinate, and the record of its shift."""
-    applied = (result.shift_x, result.shift_y)
-    particle.setLocation(result.image_index, result.image_file)
-    matrix = alignment.matrixOf(particle)
-    if matrix is not None:
-        particle.setTransform(Transform(matrix_of_output(matrix, applied, plan.scale, alignment.reading)))
-    coordinate = particle.getCoordinate()
-    if coordinate is not None and coordinate.getX() is not None:
-        position = round_half_away((np.array(coordinate.getPosition()) - applied) * plan.scale)
-        coordinate.setPosition(*position.tolist())
-    particle._downsampleShiftX = Float(result.shift_x * plan.apix_in)
-    particle._downsampleShiftY = Float(result.shift_y * plan.apix_in)
-
-
-def _describeRun(output, plan, alignment, results):
-    """What was done, a line each."""
-    yield f"{output.getSize()} particles: {plan.summary()}"
-    if plan.recenter is not Recenter.NONE:
-        yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
-    elif alignment.connected:
-        yield f"Alignment from {alignment.describe()}"
-    if results.unaligned:
-        yield f"Left out: {results.unaligned} particles that {alignment.name} does not have"
-    if results.disabled:
-        yield f"Left out: {results.disabled} particles that are disabled in the input set"
 
 
 @contextlib.contextmanager
@@ -338,33 +251,3 @@ def _toldToTheUser():
         yield
     except DownsampleError as error:
         raise PyworkflowException(str(error)) from error
-
-
-def _methodsSentence(plan, count):
-    """What was done, as a sentence for a paper."""
-    done = []
-    if plan.recenter is not Recenter.NONE:
-        how = "by whole pixels" if plan.recenter is Recenter.WHOLE_PIXELS else "with sub-pixel precision"
-        done.append(f"recentred by their aligned shifts {how}")
-    if plan.box_crop != plan.box_in:
-        verb = "cropped" if plan.box_crop < plan.box_in else "padded with their mean"
-        done.append(f"{verb} to a box of {plan.box_crop} px")
-    if plan.box_out != plan.box_crop:
-        done.append(f"Fourier cropped to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
-    if plan.lowpass_resolution is not None:
-        done.append(f"low-pass filtered at {plan.lowpass_resolution:g} Å")
-    if plan.highpass_resolution is not None:
-        done.append(f"high-pass filtered at {plan.highpass_resolution:g} Å")
-    if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH:
-        done[-1] += f" (Butterworth, order {plan.filter_order})"
-    elif plan.filtered:
-        done[-1] += f" (raised cosine, {plan.filter_width:g} Fourier shells wide)"
-    if plan.normalize:
-        done.append(f"normalised to their background beyond {plan.background_radius_px:g} px [Scheres2012]")
-    if plan.float16:
-        done.append("stored in 16-bit floating point")
-    actions = ", ".join(done[:-1]) + (" and " if done[:-1] else "") + done[-1]
-    return (
-        f"{count} particle images ({plan.box_in} px, {plan.apix_in:.4g} Å/px) were {actions} with "
-        f"scipion-em-downsample {__version__} [Frigo2005] in Scipion [delaRosaTrevin2016]."
-    )

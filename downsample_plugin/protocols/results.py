@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the program's results to the output set, and to the words on it."""
+
+from __future__ import annotations
+
+import numpy as np
+from pwem.objects import Class2D, Class3D, SetOfParticles, Transform
+from pyworkflow.object import Float
+
+from .. import __version__
+from ..core.alignment import matrix_of_output
+from ..core.geometry import round_half_away
+from ..core.plan import FilterShape, Recenter
+from ..errors import DataError
+
+
+class Results:
+    """The program's results, read along with the input set: both are in the order of the set.
+
+    Counts the particles `taken` over, and those of the set that have no result, `disabled` or `unaligned`.
+    """
+
+    def __init__(self, job):
+        self._plan, self._folder = job.plan, job.folder
+        self._rows = job.results()
+        self._next = next(self._rows, None)
+        self.taken = self.disabled = self.unaligned = 0
+
+    def outputSet(self, particles, alignment, folder):
+        """The output set in a folder, of the input's class and properties, at the new sampling rate.
+
+        Raises DataError if a result has no particle: the set is not the one that the program worked on.
+        """
+        isClass = isinstance(particles, (Class2D, Class3D))
+        setClass = SetOfParticles if isClass else particles.getClass()
+        output = setClass.create(folder, indexes=["_classId", "_micId"])
+        output.copyInfo(particles)
+        output.setSamplingRate(self._plan.apix_out)
+        if alignment.connected:
+            output.setAlignment(alignment.kind)
+        output.copyItems(
+            particles,
+            doClone=False,
+            itemSelectedCallback=self._has,
+            updateItemCallback=lambda particle, _: self._update(particle, alignment),
+        )
+        if self._next is not None:
+            raise DataError(
+                f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "
+                "set, expected the same particles in the same order: the set was changed meanwhile; restart the run"
+            )
+        return output
+
+    def _has(self, particle):
+        """Whether the next result is this particle's."""
+        if self._next is not None and self._next.particle_id == particle.getObjId():
+            self.taken += 1
+            return True
+        if particle.isEnabled():
+            self.unaligned += 1
+        else:
+            self.disabled += 1
+        return False
+
+    def _update(self, particle, alignment):
+        """Turn an input particle into its output: image, alignment, coordinate, and the record of its shift."""
+        plan, result = self._plan, self._next
+        self._next = next(self._rows, None)
+        applied = (result.shift_x, result.shift_y)
+        particle.setLocation(result.image_index, result.image_file)
+        matrix = alignment.matrixOf(particle)
+        if matrix is not None:
+            particle.setTransform(Transform(matrix_of_output(matrix, applied, plan.scale, alignment.reading)))
+        coordinate = particle.getCoordinate()
+        if coordinate is not None and coordinate.getX() is not None:
+            position = round_half_away((np.array(coordinate.getPosition()) - applied) * plan.scale)
+            coordinate.setPosition(*position.tolist())
+        particle._downsampleShiftX = Float(result.shift_x * plan.apix_in)
+        particle._downsampleShiftY = Float(result.shift_y * plan.apix_in)
+
+
+def describeRun(plan, alignment, results):
+    """What was done, a line each."""
+    yield f"{results.taken} particles: {plan.summary()}"
+    if plan.recenter is not Recenter.NONE:
+        yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
+    elif alignment.connected:
+        yield f"Alignment from {alignment.describe()}"
+    if results.unaligned:
+        yield f"Left out: {results.unaligned} particles that {alignment.name} does not have"
+    if results.disabled:
+        yield f"Left out: {results.disabled} particles that are disabled in the input set"
+
+
+def methodsSentence(plan, count):
+    """What was done, as a sentence for a paper."""
+    done = []
+    if plan.recenter is not Recenter.NONE:
+        how = "by whole pixels" if plan.recenter is Recenter.WHOLE_PIXELS else "with sub-pixel precision"
+        done.append(f"recentred by their aligned shifts {how}")
+    if plan.box_crop != plan.box_in:
+        verb = "cropped" if plan.box_crop < plan.box_in else "padded with their mean"
+        done.append(f"{verb} to a box of {plan.box_crop} px")
+    if plan.box_out != plan.box_crop:
+        done.append(f"Fourier cropped to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
+    if plan.lowpass_resolution is not None:
+        done.append(f"low-pass filtered at {plan.lowpass_resolution:g} Å")
+    if plan.highpass_resolution is not None:
+        done.append(f"high-pass filtered at {plan.highpass_resolution:g} Å")
+    if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH:
+        done[-1] += f" (Butterworth, order {plan.filter_order})"
+    elif plan.filtered:
+        done[-1] += f" (raised cosine, {plan.filter_width:g} Fourier shells wide)"
+    if plan.normalize:
+        done.append(f"normalised to their background beyond {plan.background_radius_px:g} px [Scheres2012]")
+    if plan.float16:
+        done.append("stored in 16-bit floating point")
+    actions = ", ".join(done[:-1]) + (" and " if done[:-1] else "") + done[-1]
+    return (
+        f"{count} particle images ({plan.box_in} px, {plan.apix_in:.4g} Å/px) were {actions} with "
+        f"scipion-em-downsample {__version__} [Frigo2005] in Scipion [delaRosaTrevin2016]."
+    )
