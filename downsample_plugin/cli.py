@@ -15,6 +15,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
 from . import __version__  # noqa: E402
+from .convert import Request, convert  # noqa: E402
+from .core.plan import Recenter  # noqa: E402
 from .errors import DataError, PlanError  # noqa: E402
 from .job import Job  # noqa: E402
 from .program import run_job  # noqa: E402
@@ -24,16 +26,39 @@ EXIT_DATA, EXIT_USAGE = 1, 2
 
 # How Open MPI and the MPICH family tell a process its rank and their number
 MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+ALL = (1, 1)  # part 1 of 1
+
+DESCRIPTION = """\
+Downsample cryo-EM particles: crop or pad the box, recentre, Fourier crop to coarser
+pixels, filter, normalise, save in 32 or 16 bits. Exact for every box, even or odd."""
+
+EXAMPLES = """\
+examples:
+  downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3
+  downsample-particles run_data.star -o small --box 128 --recenter --float16 --jobs 8
+
+A STAR file comes out as DIR/particles.star, of RELION 3.1+ (optics groups) or 3.0 as it
+came, with the images, sizes, pixel sizes, origins and coordinates of the new particles
+and all else untouched. The same command again goes on with a run that was stopped.
+Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 bad data, 2 a request that cannot be carried out."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
             stream.reconfigure(errors="backslashreplace")
     try:
-        _run(Job.read(options.job), options.part or _mpi_part(), options.jobs)
+        if options.input.endswith(".json"):
+            _run(Job.read(options.input), options.part or _mpi_part(), options.jobs)
+        else:
+            if options.output is None:
+                parser.error("-o DIR is needed: the folder for what comes out")
+            if (options.part or _mpi_part()) != ALL:
+                raise PlanError(["MPI and --part share out a JOB.json only; for a stack or STAR file give --jobs."])
+            convert(_request(options), options.jobs, options.force, sys.stdout)
     except (DataError, PlanError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
@@ -56,26 +81,81 @@ def _mpi_part() -> tuple[int, int]:
     for rank, size in MPI_VARIABLES:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]) + 1, int(os.environ[size])
-    return 1, 1
+    return ALL
+
+
+def _request(options: argparse.Namespace) -> Request:
+    wishes = {
+        "crop_size": options.crop,
+        "fourier_crop_size": options.box,
+        "target_pixel_size": options.pixel_size,
+        "lowpass_resolution": options.lowpass,
+        "highpass_resolution": options.highpass,
+        "recenter": options.recenter,
+        "normalize": options.normalize is not None,
+        "background_radius": None if options.normalize == -1 else options.normalize,
+        "float16": options.float16,
+    }
+    return Request(options.input, options.output, options.apix, wishes)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="downsample-particles",
-        description="Downsample cryo-EM particles: recentre, crop or pad, Fourier crop, filter.",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("job", metavar="JOB.json", help="a job that Scipion's 'downsample particles' wrote")
-    parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="J", help="worker processes (default: %(default)s)"
+    add = parser.add_argument
+    add("input", metavar="IN.star|IN.mrcs|JOB.json", help="a RELION STAR file, a stack, or a job that Scipion wrote")
+    add("-o", "--output", metavar="DIR", help="folder for what comes out; must be given for a STAR file or stack")
+    add("--apix", type=float, metavar="A", help="pixel size (Å/px) of a stack (default: what its header says)")
+    add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--box", type=int, metavar="n", help="Fourier crop to a box of n px")
+    size.add_argument(
+        "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
     )
-    parser.add_argument(
+    add("--lowpass", type=float, metavar="Å", help="take away detail finer than this; gain 1/2 there")
+    add("--highpass", type=float, metavar="Å", help="take away what varies more slowly than this; gain 1/2 there")
+    recenter = parser.add_mutually_exclusive_group()
+    recenter.add_argument(
+        "--recenter",
+        action="store_const",
+        const=Recenter.WHOLE_PIXELS,
+        default=Recenter.NONE,
+        help="move by the origins, rounded to whole pixels: no interpolation; the rest stays in the origins",
+    )
+    recenter.add_argument(
+        "--recenter-exact",
+        action="store_const",
+        const=Recenter.EXACT,
+        dest="recenter",
+        help="move by the whole of the origins, fractions of a pixel as a phase",
+    )
+    add(
+        "--normalize",
+        type=float,
+        metavar="R",
+        help="give the background, beyond R px of the output, mean 0 and deviation 1 (-1: half the output box)",
+    )
+    add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
+    add(
+        "--jobs",
+        type=_positive,
+        default=len(os.sched_getaffinity(0)),
+        metavar="J",
+        help="worker processes (default: all cores, here %(default)s)",
+    )
+    add("--force", action="store_true", help="start anew over a finished run")
+    add(
         "--part",
         type=_part,
         metavar="K/N",
-        help="make every N-th output stack only, from the K-th, so that N commands on any machines share a job "
+        help="of a job: make every N-th output stack only, from the K-th, so that N commands on any machines share it "
         "(default: all, or under mpirun the share of the process's rank)",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 

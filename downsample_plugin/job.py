@@ -34,6 +34,7 @@ from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
 from .tables import ParticleRow, read_particles, write_particles
 
+DEFAULT_PARTICLES_PER_STACK = 10000
 MISSING_STACKS_NAMED = 5  # in a message
 
 
@@ -74,7 +75,8 @@ class Job:
             shutil.rmtree(new_tables)
             return old
         if old is not None and not all(map(old.is_done, range(1, old.stack_count + 1))):
-            old._remove_stacks(lambda name: name in old._stack_names())
+            unfinished = old._stack_names()
+            cls._remove_stacks_in(folder, lambda name: name in unfinished)
         job._start(new_tables)
         if old is not None:
             shutil.rmtree(old._tables, ignore_errors=True)
@@ -115,6 +117,16 @@ class Job:
         _check(job_problems(job.plan, job.particles_per_stack) + _count_problems(job.particle_count))
         return job
 
+    @classmethod
+    def remove(cls, folder: str) -> None:
+        """Remove the job in a folder, with its tables and stacks, and nothing else."""
+        cls._remove_stacks_in(folder, lambda name: True)
+        for name in os.listdir(folder):
+            if re.fullmatch(r"tables(_\d+|\.new)?", name):
+                shutil.rmtree(os.path.join(folder, name))
+            elif name == "job.json":
+                os.remove(os.path.join(folder, name))
+
     # ---- what is there -------------------------------------------------------------------------------
 
     @staticmethod
@@ -151,16 +163,17 @@ class Job:
     def remove_other_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""
         own = self._stack_names()
-        self._remove_stacks(lambda name: name not in own)
+        self._remove_stacks_in(self.folder, lambda name: name not in own)
 
     def _stack_names(self) -> set[str]:
         return {os.path.basename(self.stack_path(number)) for number in range(1, self.stack_count + 1)}
 
-    def _remove_stacks(self, unwanted: Callable[[str], bool]) -> None:
-        for name in os.listdir(self.folder):
+    @staticmethod
+    def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
+        for name in os.listdir(folder):
             stack = name[: -len(".part")] if name.endswith(".part") else name
             if re.fullmatch(r"particles_\d{6,}(_\d+)?\.mrcs", stack) and unwanted(stack):
-                os.remove(os.path.join(self.folder, name))
+                os.remove(os.path.join(folder, name))
 
     def todo_path(self, number: int) -> str:
         """Table of the particles of output stack `number`."""

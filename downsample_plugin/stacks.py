@@ -47,7 +47,8 @@ def image_statistics(images: NDArray[np.generic]) -> NDArray[np.void]:
 class StackReader:
     """Reads single images of an MRC stack, by their number from 0.
 
-    A context manager. `box` is (columns, rows) in px, `count` the number of images, `dtype` theirs as stored.
+    A context manager. `box` is (columns, rows) in px, `count` the number of images, `dtype` theirs as stored,
+    `apix` the pixel size (Å/px) that the header gives.
 
     Raises
     ------
@@ -98,6 +99,8 @@ class StackReader:
         order, fields = header
         self.box = (int(fields["nx"]), int(fields["ny"]))
         self.count = int(fields["nz"])
+        #: Å/px, as the header says: it may be 0 or wrong
+        self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)
         self.dtype = dtype_from_mode(fields["mode"]).newbyteorder(order)
         self._data_start = HEADER_DTYPE.itemsize + int(fields["nsymbt"])
         #: bytes of one image: what a buffer for ``read`` must hold

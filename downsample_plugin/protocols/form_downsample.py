@@ -8,6 +8,7 @@ from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.alignment import Reading
 from ..core.plan import FilterShape, Recenter
+from ..job import DEFAULT_PARTICLES_PER_STACK
 
 RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
 FILTER_SHAPES = [FilterShape.BUTTERWORTH, FilterShape.RAISED_COSINE]
@@ -234,7 +235,7 @@ def _defineOutput(form):
     form.addParam(
         "particlesPerStack",
         params.IntParam,
-        default=10000,
+        default=DEFAULT_PARTICLES_PER_STACK,
         expertLevel=LEVEL_ADVANCED,
         label="Particles per stack",
         help="The output is written in stack files of up to so many particles.",

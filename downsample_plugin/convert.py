@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Downsampling outside Scipion: a stack, or a RELION STAR file, into a folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from .core import checks
+from .core.plan import DownsamplePlan, Recenter
+from .errors import DataError, PlanError
+from .job import DEFAULT_PARTICLES_PER_STACK, Job
+from .program import run_job
+from .progress import progress
+from .relion import ImageGroup, RelionStar
+from .stacks import StackReader
+from .tables import ParticleRow
+
+STAR_NAME = "particles.star"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user of the command line asks for: the fields of a plan, but for the particles' box and pixel size."""
+
+    source: str
+    folder: str
+    #: Å/px of a bare stack; None for what its header says
+    apix: float | None
+    wishes: Mapping[str, Any]
+
+    @property
+    def is_star(self) -> bool:
+        """Whether the source is a STAR file, by its name."""
+        return self.source.endswith(".star")
+
+    @property
+    def recentering(self) -> bool:
+        """Whether aligned shifts are to be applied."""
+        return self.wishes["recenter"] is not Recenter.NONE
+
+
+def convert(request: Request, workers: int, force: bool, out: TextIO) -> None:
+    """Carry out a request, saying to `out` what is done. DataError or PlanError if it cannot be.
+
+    Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced.
+    """
+    star = RelionStar(request.source) if request.is_star else None
+    groups = _star_groups(request, star) if star else [_stack_group(request)]
+    plans = {group: _plan(request, group, len(groups)) for group in groups}
+    if force:
+        _remove_run(request.folder)
+    elif _is_finished(request):
+        raise PlanError(
+            [f"{request.folder}: it holds a finished run already; add --force to start anew, or give another folder."]
+        )
+    jobs = {plan: _write_job(request, star, plans, plan, folder) for plan, folder in _folders(request, plans)}
+    for plan, job in jobs.items():
+        print(f"{job.particle_count} particles: {plan.summary()}", file=out)
+        for warning in checks.warnings(plan):
+            print(f"Mind: {warning}", file=out)
+    with progress(sum(job.particle_count for job in jobs.values())) as bar:
+        for job in jobs.values():
+            run_job(job, range(1, job.stack_count + 1), workers, bar.update)
+            job.remove_other_stacks()
+    if star:
+        _write_star(request, star, plans, jobs, out)
+    print(f"Done: {os.path.join(request.folder, STAR_NAME) if star else request.folder}", file=out)
+
+
+def _star_groups(request: Request, star: RelionStar) -> list[ImageGroup]:
+    if request.apix is not None:
+        raise PlanError([f"--apix: got {request.apix}, expected none for a STAR file, which says it; leave it out."])
+    if request.folder.split() != [request.folder]:
+        raise PlanError(
+            [f"Output folder: '{request.folder}' has white space in it, which a STAR file cannot hold; give another."]
+        )
+    if request.recentering and not star.has_origins():
+        raise DataError(
+            f"{star.path}: no origins in it (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre by; "
+            "give the STAR file of a classification or refinement, or leave --recenter out"
+        )
+    return star.groups()
+
+
+def _stack_group(request: Request) -> ImageGroup:
+    if request.recentering:
+        raise PlanError(["--recenter: a stack has no aligned shifts, expected a STAR file; give one or leave it out."])
+    try:
+        with StackReader(request.source) as stack:
+            apix = request.apix or stack.apix
+            box = stack.box[0]
+    except DataError as error:
+        raise DataError(f"{request.source}: {error}") from error
+    if request.apix is None and not (math.isfinite(apix) and apix > 0):
+        raise PlanError(
+            [f"Pixel size: the header of {request.source} says {apix:g} Å/px, expected more than 0; give it by --apix."]
+        )
+    return ImageGroup("", box, apix, None)
+
+
+def _plan(request: Request, group: ImageGroup, groups: int) -> DownsamplePlan:
+    plan = DownsamplePlan(box_in=group.box, apix_in=group.apix, **request.wishes)
+    found = checks.problems(plan)
+    if found:
+        where = f"Particles of {group.box} px, {group.apix:.5g} Å/px: " if groups > 1 else ""
+        raise PlanError([where + problem for problem in found])
+    return plan
+
+
+def _folders(request: Request, plans: Mapping[ImageGroup, DownsamplePlan]) -> Iterator[tuple[DownsamplePlan, str]]:
+    """The different plans, each with a folder of its own if there is more than one."""
+    distinct = list(dict.fromkeys(plans.values()))
+    for number, plan in enumerate(distinct, start=1):
+        yield plan, request.folder if len(distinct) == 1 else os.path.join(request.folder, f"pixel_size_{number}")
+
+
+def _write_job(
+    request: Request,
+    star: RelionStar | None,
+    plans: Mapping[ImageGroup, DownsamplePlan],
+    plan: DownsamplePlan,
+    folder: str,
+) -> Job:
+    rows: Iterator[ParticleRow]
+    if star is None:
+        with StackReader(request.source) as stack:
+            rows = (ParticleRow(i, i, request.source, 0.0, 0.0) for i in range(1, stack.count + 1))
+    else:
+        rows = (
+            ParticleRow(number, particle.image_index, particle.image_file, *particle.shift)
+            for number, particle in enumerate(star.particles(), start=1)
+            if plans[particle.group] == plan
+        )
+    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK)
+
+
+def _write_star(
+    request: Request,
+    star: RelionStar,
+    plans: Mapping[ImageGroup, DownsamplePlan],
+    jobs: Mapping[DownsamplePlan, Job],
+    out: TextIO,
+) -> None:
+    if request.recentering and any(group.micrograph_apix is None for group in plans):
+        print(
+            "Mind: micrograph coordinates stay as they are where the file does not tell the micrographs' pixel size "
+            "(rlnMicrographPixelSize).",
+            file=out,
+        )
+    results = {plan: job.results() for plan, job in jobs.items()}
+    path = os.path.join(request.folder, STAR_NAME)
+    with open(path + ".part", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".part", path)
+
+
+def _is_finished(request: Request) -> bool:
+    if request.is_star:
+        return os.path.exists(os.path.join(request.folder, STAR_NAME))
+    try:
+        job = Job.read(Job.path_in(request.folder))
+    except (DataError, PlanError):
+        return False
+    return all(map(job.is_done, range(1, job.stack_count + 1)))
+
+
+def _remove_run(folder: str) -> None:
+    """Remove what an earlier run left in a folder, and nothing else."""
+    if not os.path.isdir(folder):
+        return
+    Job.remove(folder)
+    for name in os.listdir(folder):
+        if re.fullmatch(r"pixel_size_\d+", name):
+            shutil.rmtree(os.path.join(folder, name))
+        elif name == STAR_NAME:
+            os.remove(os.path.join(folder, name))

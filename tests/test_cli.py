@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line on stacks and RELION STAR files: pixels, every value of the STAR file, going on, refusals."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from downsample_plugin import cli
+from downsample_plugin.core import DownsamplePlan, downsample_images
+from downsample_plugin.core.plan import Recenter
+
+from .scipion_sets import images_of_file, write_stack
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+BOX = 32
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments, code=0):
+    assert cli.main([*arguments, "--jobs", "2"]) == code
+
+
+def noise(count, box=BOX, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, box, box)).astype(np.float32)
+
+
+def table(path, block):
+    """Rows of a loop of a STAR file, read by another reader than ours."""
+    from emtable import Table
+
+    return list(Table(fileName=str(path), tableName=block, guessType=False))
+
+
+def image_at(name):
+    index, file = name.split("@")
+    return images_of_file(file)[int(index) - 1]
+
+
+# ---- stacks ----------------------------------------------------------------------------------------------
+
+
+def test_a_stack(here):
+    write_stack("in.mrcs", noise(5))
+    wishes = [
+        "--crop",
+        "30",
+        "--pixel-size",
+        "3",
+        "--lowpass",
+        "9",
+        "--highpass",
+        "60",
+        "--normalize",
+        "5",
+        "--float16",
+    ]
+    command("in.mrcs", "--apix", "1.5", "-o", "out", *wishes)
+    plan = DownsamplePlan(
+        BOX,
+        1.5,
+        crop_size=30,
+        target_pixel_size=3.0,
+        lowpass_resolution=9.0,
+        highpass_resolution=60.0,
+        normalize=True,
+        background_radius=5,
+        float16=True,
+    )
+    expected, _ = downsample_images(noise(5), plan)
+    with mrcfile.open("out/particles_000001.mrcs") as stack:
+        assert np.array_equal(stack.data, expected)
+        assert stack.voxel_size.x == pytest.approx(plan.apix_out)
+
+
+def test_the_pixel_size_of_the_header(here, capsys):
+    write_stack("in.mrcs", noise(2), voxel_size=1.5)
+    command("in.mrcs", "-o", "out", "--box", "16", "--normalize", "-1")
+    assert mrcfile.open("out/particles_000001.mrcs").voxel_size.x == pytest.approx(3.0)
+    write_stack("none.mrcs", noise(2))
+    command("none.mrcs", "-o", "none", "--box", "16", code=cli.EXIT_USAGE)
+    assert "says 0 Å/px, expected more than 0; give it by --apix" in capsys.readouterr().err
+
+
+# ---- STAR files ------------------------------------------------------------------------------------------
+
+
+def test_real_particles_with_optics_groups(here, capsys):
+    """All but the changed values stays to the digit; the images are found beside the STAR file."""
+    star = SHARED / "relion31.star"
+    command(str(star), "-o", "out", "--box", "128", "--recenter-exact")
+    before, after = table(star, "particles"), table("out/particles.star", "particles")
+    shifts = [(float(row.rlnOriginXAngst) / 2.806, float(row.rlnOriginYAngst) / 2.806) for row in before]
+    plan = DownsamplePlan(256, 2.806, fourier_crop_size=128, recenter=Recenter.EXACT)
+    expected, _ = downsample_images(images_of_file(SHARED / "relion31.mrcs"), plan, shifts)
+    changed = {"rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst"}
+    for number, (old, new, image) in enumerate(zip(before, after, expected), start=1):
+        assert {k: v for k, v in old._asdict().items() if k not in changed} == {
+            k: v for k, v in new._asdict().items() if k not in changed
+        }
+        assert new.rlnImageName == f"{number:06d}@out/particles_000001.mrcs"
+        assert np.array_equal(image_at(new.rlnImageName), image)
+        assert abs(float(new.rlnOriginXAngst)) == abs(float(new.rlnOriginYAngst)) == 0
+    (optics,) = table("out/particles.star", "optics")
+    assert (optics.rlnImageSize, float(optics.rlnImagePixelSize)) == ("128", 5.612)
+    assert optics.rlnMicrographOriginalPixelSize == "1.403000"
+    assert "micrograph coordinates stay as they are" in capsys.readouterr().out
+
+
+OPTICS_STAR = """# version 30001
+
+data_optics
+
+loop_
+_rlnOpticsGroup #1
+_rlnOpticsGroupName #2
+_rlnImagePixelSize #3
+_rlnImageSize #4
+_rlnMicrographPixelSize #5
+1 fine 1.500000 32 0.750000
+2 coarse 2.000000 32 2.000000
+
+
+# version 30001
+
+data_particles
+
+loop_
+_rlnImageName #1
+_rlnOpticsGroup #2
+_rlnOriginXAngst #3
+_rlnOriginYAngst #4
+_rlnCoordinateX #5
+_rlnCoordinateY #6
+_rlnUnknownThing #7
+{rows}
+
+data_job
+
+_rlnJobType   3.50
+"""
+
+
+def optics_star(origins):
+    """Particles that alternate between two groups of different pixel size."""
+    write_stack("stacks/in.mrcs", noise(len(origins)))
+    rows = [
+        f"{i + 1:06d}@stacks/in.mrcs {1 + i % 2} {x:10.6f} {y:.6f}  100.500000 200.000000 0.1234567890123"
+        for i, (x, y) in enumerate(origins)
+    ]
+    Path("in.star").write_text(OPTICS_STAR.format(rows="\n".join(rows)))
+
+
+def test_groups_of_different_pixel_size_and_coordinates(here, capsys):
+    origins = [(4.0, -7.6), (4.0, -7.6), (0.6, 0.0), (-3.1, 2.9)]
+    optics_star(origins)
+    command("in.star", "-o", "out", "--box", "16", "--recenter")
+    assert "stay as they are" not in capsys.readouterr().out
+    optics = table("out/particles.star", "optics")
+    assert [(row.rlnImageSize, float(row.rlnImagePixelSize)) for row in optics] == [("16", 3.0), ("16", 4.0)]
+    for i, (row, (x, y)) in enumerate(zip(table("out/particles.star", "particles"), origins)):
+        apix, micrograph = ((1.5, 0.75), (2.0, 2.0))[i % 2]
+        shift = np.array([x, y]) / apix
+        d = np.sign(shift) * np.floor(np.abs(shift) + 0.5)
+        plan = DownsamplePlan(BOX, apix, fourier_crop_size=16, recenter=Recenter.WHOLE_PIXELS)
+        (expected,), _ = downsample_images(noise(4)[i : i + 1], plan, [d])
+        assert np.array_equal(image_at(row.rlnImageName), expected)
+        left = np.array([float(row.rlnOriginXAngst), float(row.rlnOriginYAngst)])
+        assert left == pytest.approx((shift - d) * apix, abs=1e-6)
+        moved = np.array([float(row.rlnCoordinateX), float(row.rlnCoordinateY)])
+        assert moved == pytest.approx(np.array([100.5, 200]) - d * apix / micrograph, abs=1e-6)
+        assert row.rlnUnknownThing == "0.1234567890123"
+
+
+def test_without_recentring_only_names_and_sizes_change(here):
+    optics_star([(4.0, -7.6), (0.5, 0.25)])
+    command("in.star", "-o", "out", "--pixel-size", "4")
+    before, after = Path("in.star").read_text(), Path("out/particles.star").read_text()
+    after = re.sub(r"0000\d\d@out/pixel_size_\d/particles_000001.mrcs", "NAME", after)
+    before = re.sub(r"0000\d\d@stacks/in.mrcs", "NAME", before)
+    before = before.replace("fine 1.500000 32 ", "fine 4 12 ").replace("coarse 2.000000 32 ", "coarse 4 16 ")
+    assert after == before
+
+
+OLD_STAR = """
+data_
+
+loop_
+_rlnMagnification #1
+_rlnDetectorPixelSize #2
+_rlnImageName #3
+_rlnOriginX #4
+_rlnOriginY #5
+_rlnCoordinateX #6
+_rlnCoordinateY #7
+  50000.000000     7.500000 000001@in.mrcs     4.250000    -1.000000   10.000000   20.000000
+  50000.000000     7.500000 000002@in.mrcs     0.000000     2.600000   10.000000   20.000000
+
+"""
+
+
+@pytest.mark.parametrize("recenter", [False, True])
+def test_relion_30(here, capsys, recenter):
+    """Pixel size 1.5 Å by magnification and detector; origins in pixels of the particles."""
+    write_stack("in.mrcs", noise(2))
+    Path("in.star").write_text(OLD_STAR)
+    command("in.star", "-o", "out", "--box", "8", *(["--recenter"] if recenter else []))
+    shifts = np.array([(4.25, -1.0), (0.0, 2.6)])
+    d = np.array([(4, -1), (0, 3)]) if recenter else np.zeros((2, 2))
+    plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=8, recenter=Recenter.WHOLE_PIXELS)
+    expected, _ = downsample_images(noise(2), plan, d)
+    for row, image, left in zip(table("out/particles.star", ""), expected, (shifts - d) / 4):
+        assert np.array_equal(image_at(row.rlnImageName), image)
+        assert (float(row.rlnOriginX), float(row.rlnOriginY)) == pytest.approx(tuple(left), abs=1e-6)
+        assert 1e4 * float(row.rlnDetectorPixelSize) / float(row.rlnMagnification) == pytest.approx(6.0)
+        assert (row.rlnCoordinateX, row.rlnCoordinateY) == ("10.000000", "20.000000")
+    assert ("micrograph coordinates stay" in capsys.readouterr().out) == recenter
+
+
+def test_images_are_looked_for_from_here_first(here):
+    optics_star([(0, 0)])
+    os.makedirs("project/stacks")
+    os.rename("in.star", "project/in.star")
+    write_stack("project/stacks/in.mrcs", noise(1, seed=7))
+    command("project/in.star", "-o", "out", "--box", "16")
+    plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
+    assert np.array_equal(images_of_file("out/particles_000001.mrcs"), downsample_images(noise(1), plan)[0])
+    os.remove("stacks/in.mrcs")
+    command("project/in.star", "-o", "beside", "--box", "16")
+    beside, _ = downsample_images(noise(1, seed=7), plan)
+    assert np.array_equal(images_of_file("beside/particles_000001.mrcs"), beside)
+
+
+# ---- going on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["in.mrcs", "in.star"])
+def test_going_on_refusing_and_starting_anew(here, capsys, source):
+    optics_star([(0, 0), (0, 0)])
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    arguments = [source, "-o", "out", "--box", "16"]
+    command(*arguments)
+    stacks = {path: path.read_bytes() for path in Path("out").rglob("*.mrcs")}
+    some = min(stacks)
+    command(*arguments, code=cli.EXIT_USAGE)
+    assert "out: it holds a finished run already; add --force" in capsys.readouterr().err
+
+    os.remove(some)  # as if it had been stopped
+    if source == "in.star":
+        os.remove("out/particles.star")
+    others = {path: path.stat().st_mtime_ns for path in stacks if path != some}
+    command(*arguments)
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.mrcs")} == stacks
+    assert {path: path.stat().st_mtime_ns for path in others} == others, "what was done stays"
+
+    Path("out/notes.txt").write_text("mine")
+    command(*arguments[:-1], "8", "--force")
+    assert {images_of_file(path).shape[-1] for path in Path("out").rglob("*.mrcs")} == {8}
+    assert Path("out/notes.txt").read_text() == "mine"
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, code, sentence",
+    [
+        (["in.mrcs", "-o", "out"], 2, "Nothing to do"),
+        (["in.mrcs", "-o", "out", "--box", "64"], 2, "Fourier crop to box size: got 64 px, expected 8 to 32 px"),
+        (["in.mrcs", "-o", "out", "--box", "16", "--recenter"], 2, "--recenter: a stack has no aligned shifts"),
+        (["in.star", "-o", "out", "--box", "64"], 2, "Particles of 32 px, 1.5 Å/px: Fourier crop to box size"),
+        (["in.star", "-o", "out", "--box", "16", "--apix", "2"], 2, "--apix: got 2.0, expected none for a STAR file"),
+        (["in.star", "-o", "o ut", "--box", "16"], 2, "'o ut' has white space in it"),
+        (["nowhere.mrcs", "-o", "out", "--box", "16"], 1, "nowhere.mrcs: the file cannot be opened"),
+        (["nowhere.star", "-o", "out", "--box", "16"], 1, "nowhere.star: it cannot be read"),
+        (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "share out a JOB.json only"),
+    ],
+)
+def test_refusals(here, capsys, arguments, code, sentence):
+    optics_star([(0, 0), (0, 0)])
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    command(*arguments, code=code)
+    assert sentence in capsys.readouterr().err
+    assert not os.path.exists("out/particles.star")
+
+
+@pytest.mark.parametrize(
+    "old, new, sentence",
+    [
+        ("data_particles", "data_other", None),  # any block with image names will do
+        ("_rlnImageName", "_rlnOtherName", "no rlnImageName in it, expected a RELION STAR file of particles"),
+        ("_rlnImagePixelSize", "_rlnOther", "rlnImagePixelSize is not there, expected a number"),
+        ("1 fine 1.500000", "1 fine abc", "rlnImagePixelSize is abc, expected a number"),
+        ("000001@stacks", "x@stacks", "rlnImageName is x@stacks/in.mrcs, expected a number before the @"),
+        ("in.mrcs 1 ", "in.mrcs 7 ", "a particle is of optics group 7, expected one of 1, 2"),
+        ("0.1234567890123", "", "line 27: 6 values, expected 7, one for each label"),
+        ("stacks/in.mrcs", "stacks/none.mrcs", "stacks/none.mrcs: the file cannot be opened"),
+        (
+            "000002@",
+            "000009@",
+            "Particle 2, image 9 of stacks/in.mrcs: image 9 of the file is asked",
+        ),
+        ("_rlnOrigin", "_rlnOther", "no origins in it (rlnOriginXAngst, or rlnOriginX)"),
+    ],
+)
+def test_star_files_with_something_wrong(here, capsys, old, new, sentence):
+    optics_star([(0, 0), (0, 0)])
+    text = Path("in.star").read_text()
+    assert old in text
+    Path("in.star").write_text(text.replace(old, new))
+    command("in.star", "-o", "out", "--box", "16", "--recenter", code=1 if sentence else 0)
+    if sentence:
+        assert sentence in capsys.readouterr().err
+
+
+def test_help_is_for_people():
+    done = subprocess.run([sys.executable, "-m", "downsample_plugin", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+    options = (
+        "-o --apix --crop --box --pixel-size --lowpass --highpass --recenter --recenter-exact --normalize --float16"
+    )
+    for option in [*options.split(), "--jobs", "--force"]:
+        assert option in done.stdout
