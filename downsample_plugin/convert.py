@@ -157,8 +157,6 @@ def _write_star(
     path = os.path.join(request.folder, STAR_NAME)
     with open(path + ".part", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
-        file.flush()
-        os.fsync(file.fileno())
     os.replace(path + ".part", path)
 
 

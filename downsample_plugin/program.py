@@ -22,20 +22,21 @@ from numpy.typing import NDArray
 
 from .core.downsampler import Downsampler
 from .core.plan import DownsamplePlan
+from .core.statistics import ImageStatistics
 from .errors import DataError
 from .job import Job
-from .stacks import STATISTICS, ImageReader, StackWriter, image_statistics, open_part, write_images
+from .stacks import ImageReader, StackWriter, open_part, write_images
 from .tables import ParticleRow, read_particles, write_particles
 
 PARTICLES_PER_PIECE = 200  # some tenths of a second of work
-PARTICLES_PER_WRITE = 8  # whose results are still in the processor's cache
+BYTES_PER_WRITE = 1 << 19  # still in the processor's cache
 
 Advance = Callable[[int], object]
 
 # A particle of a piece: its place (from 0) in the output stack, and its row with the file as a number
 TODO = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
 # What became of it: the applied shift, and the statistics of its image
-DONE = np.dtype([("shift", "f8", 2), ("statistics", STATISTICS)])
+DONE = np.dtype([("shift", "f8", 2), ("statistics", "f8", len(ImageStatistics._fields))])
 
 
 class Piece(NamedTuple):
@@ -162,20 +163,19 @@ def _start_worker(plan: DownsamplePlan) -> None:
 def _run_piece(piece: Piece) -> NDArray[np.void]:
     """In a worker: downsample the particles of a piece into their places; what became of them (DONE)."""
     done = np.empty(len(piece.particles), dtype=DONE)
-    box = _downsampler.plan.box_out
-    results = np.empty((PARTICLES_PER_WRITE, box, box), dtype=_downsampler.dtype)
+    box, dtype = _downsampler.plan.box_out, _downsampler.dtype
+    at_once = max(BYTES_PER_WRITE // (box**2 * dtype.itemsize), 1)
+    images = np.empty((at_once, box, box), dtype=dtype)
     with open_part(piece.part_path) as part, ImageReader(_downsampler.input) as reader:
-        for start in range(0, len(done), PARTICLES_PER_WRITE):
-            particles = piece.particles[start : start + PARTICLES_PER_WRITE]
-            of_these = done[start : start + PARTICLES_PER_WRITE]
+        for start in range(0, len(done), at_once):
+            particles = piece.particles[start : start + at_once]
             for number, (_, particle_id, file, index, shift) in enumerate(particles.tolist()):
                 try:
-                    image = reader.read(piece.files[file], index)
-                    _, of_these["shift"][number] = _downsampler(image, shift, out=results[number])
+                    result = _downsampler(reader.read(piece.files[file], index), shift, out=images[number])
                 except DataError as error:
                     raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
-            of_these["statistics"] = image_statistics(results[: len(particles)])
-            _write_runs(part, particles["place"], results)
+                done[start + number] = (result.applied, result.statistics)
+            _write_runs(part, particles["place"], images)
     return done
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,30 +18,12 @@ from mrcfile.utils import dtype_from_mode, mode_from_dtype
 from numpy.typing import NDArray
 
 from . import __version__
+from .core.statistics import ImageStatistics
 from .errors import DataError
 
 READABLE_MODES = (0, 1, 2, 6, 12)
 LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
 LABEL = f"scipion-em-downsample {__version__}"
-
-
-STATISTICS = np.dtype([(name, "f8") for name in ("smallest", "largest", "mean", "variance")])
-
-
-def image_statistics(images: NDArray[np.generic]) -> NDArray[np.void]:
-    """Of the pixels of each image (count, rows, columns), as stored: STATISTICS, summed in float64.
-
-    The variance is about the mean of the image. Both are not finite where a pixel is not.
-    """
-    pixels = images.reshape(len(images), -1)
-    result = np.empty(len(images), dtype=STATISTICS)
-    with np.errstate(invalid="ignore"):
-        values = pixels.astype(np.float64)
-        result["smallest"], result["largest"] = pixels.min(axis=1), pixels.max(axis=1)
-        result["mean"] = values.mean(axis=1)
-        values -= result["mean"][:, None]
-        result["variance"] = [row @ row / len(row) for row in values]
-    return result
 
 
 class StackReader:
@@ -198,22 +180,22 @@ class StackWriter:
         self.path = path
         self.part_path = path + ".part"
         self._header = _new_header(count, box, dtype, apix)
+        self._data_bytes = count * box**2 * dtype.itemsize
 
     def create(self) -> None:
-        """Make the unfinished stack, empty."""
-        with open(self.part_path, "wb"):
-            pass
+        """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
+        with open(self.part_path, "wb") as file:
+            file.truncate(HEADER_DTYPE.itemsize + self._data_bytes)
 
-    def finish(self, statistics: NDArray[np.void]) -> None:
+    def finish(self, statistics: Sequence[ImageStatistics] | NDArray[np.float64]) -> None:
         """Write the header, with the statistics of all images in their order, and give the stack its name."""
+        smallest, largest, means, variances = np.asarray(statistics, dtype=np.float64).T
         header = self._header
-        header["dmin"], header["dmax"] = statistics["smallest"].min(), statistics["largest"].max()
-        header["dmean"] = statistics["mean"].mean()
-        header["rms"] = np.sqrt(statistics["variance"].mean() + statistics["mean"].var())
+        header["dmin"], header["dmax"] = smallest.min(), largest.max()
+        header["dmean"] = means.mean()
+        header["rms"] = np.sqrt(variances.mean() + means.var())
         with open(self.part_path, "r+b") as file:
             file.write(header.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(self.part_path, self.path)
 
 

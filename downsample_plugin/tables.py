@@ -70,8 +70,6 @@ class ParticleTableWriter:
     def __exit__(self, exception_type: object, *rest: object) -> None:
         if exception_type is None:
             self._writer.writeNewline()
-            self._file.flush()
-            os.fsync(self._file.fileno())
         self._file.close()
         if exception_type is None:
             os.replace(self._part_path, self._path)

@@ -112,7 +112,7 @@ def test_a_shift_out_of_sight(shift):
 def test_a_result_that_is_not_finite(float16):
     images = np.full((1, 32, 32), 3e38, dtype=np.float32)
     images[:, ::2] /= 2
-    with pytest.raises(DataError, match=r"pixel value of the .*-bit result: got"):
+    with pytest.raises(DataError, match="the result is not finite"):
         downsample_images(images, DownsamplePlan(32, 1.0, fourier_crop_size=16, float16=float16))
 
 

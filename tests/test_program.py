@@ -118,7 +118,7 @@ def test_numbers_too_large_to_compute_with(here):
     write_stack("huge.mrcs", images)
     job = Job.write("job", PLAN, [ParticleRow(9, 1, "huge.mrcs", 0.3, 0)], 10)
     assert run(job).returncode == cli.EXIT_DATA
-    with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel value of the 32-bit result"):
+    with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel values too large"):
         job.check_done([1])
 
 

@@ -15,9 +15,11 @@ from .fourier import FourierCropper
 from .geometry import round_half_away, window_slices
 from .normalize import BackgroundNormalizer
 from .plan import DownsamplePlan, Recenter
+from .statistics import ImageStatistics, image_statistics
 
 Shift = NDArray[np.float64]
 
+FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
 LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so large
 
 
@@ -47,6 +49,14 @@ def split_shift(shift: ArrayLike, recenter: Recenter) -> SplitShift:
     return SplitShift(whole, fraction)
 
 
+class Result(NamedTuple):
+    """A downsampled image (n, n); the shift d (x, y) in input pixels that its content was moved by; its statistics."""
+
+    image: NDArray[np.generic]
+    applied: Shift
+    statistics: ImageStatistics
+
+
 class Downsampler:
     """Carries out a plan image by image, in memory that is made once.
 
@@ -63,7 +73,7 @@ class Downsampler:
         check(plan)
         self.plan = plan
         self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
-        self._limit = float(np.finfo(np.float16 if plan.float16 else np.float32).max)
+        self._scratch = np.empty((plan.box_out, plan.box_out))
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
         self._ones = np.ones(plan.box_in**2, dtype=np.float32)
         self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
@@ -79,7 +89,7 @@ class Downsampler:
 
     def __call__(
         self, image: NDArray[np.generic], shift: ArrayLike = (0.0, 0.0), out: NDArray[np.generic] | None = None
-    ) -> tuple[NDArray[np.generic], Shift]:
+    ) -> Result:
         """Downsample one image.
 
         Parameters
@@ -87,10 +97,6 @@ class Downsampler:
         image : (N, N), rows are y; any real dtype of the MRC format, either byte order
         shift : (sx, sy) in input pixels, that brings the particle to the origin
         out : (n, n) of this downsampler's dtype, where to write the result; new memory if not given
-
-        Returns
-        -------
-        The result, `out`; and the shift d (x, y) in input pixels that its content was moved by.
 
         Raises
         ------
@@ -112,7 +118,7 @@ class Downsampler:
                 self._store(self._copy_window(values, split), 0.0, out)
             else:
                 self._store(*self._fourier_crop(self._cropper, values, split), out)
-        return out, split.applied
+            return Result(out, split.applied, self._checked(out))
 
     def _values(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
         """The pixels as they are, in native byte order; refused unless they are the plan's box."""
@@ -192,22 +198,34 @@ class Downsampler:
     def _store(self, image: NDArray[np.float32], level: float, out: NDArray[Any]) -> None:
         """Write an image plus a level into `out`, normalised if the plan says so."""
         if self._normalizer is not None:
-            out[...] = self._in_range(self._normalizer(image))  # a level is background, and goes with it
-            return
-        if level:
-            np.add(image, np.float32(level), out=image)
-        out[...] = self._in_range(image)
+            self._write(self._normalizer(image), out)  # a level is background, and goes with it
+        elif not level:
+            self._write(image, out)
+        elif self.plan.float16:
+            image += np.float32(level)
+            self._write(image, out)
+        else:
+            np.add(image, np.float32(level), out=out)
 
-    def _in_range(self, image: NDArray[Any]) -> NDArray[Any]:
-        """The image, refused where the stored format cannot hold it or float32 could not compute with it."""
-        largest = max(image.max(), -image.min())
-        if not largest <= self._limit:  # nor if it is no number
+    def _write(self, image: NDArray[Any], out: NDArray[Any]) -> None:
+        if self.plan.float16:
+            largest = max(image.max(), -image.min())
+            if largest > FLOAT16_MAX:
+                raise DataError(
+                    f"pixel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
+                    "number of that format); switch on normalisation, save in 32 bits or drop this particle"
+                )
+        out[...] = image
+
+    def _checked(self, out: NDArray[Any]) -> ImageStatistics:
+        """Statistics of a result, refused where float32 could not compute with the numbers."""
+        statistics = image_statistics(out, self._scratch)
+        if not np.isfinite(statistics.mean):
             raise DataError(
-                f"pixel value of the {8 * self.dtype.itemsize}-bit result: got {largest:.6g}, expected at most "
-                f"{self._limit:.6g} (the largest number of that format); switch on normalisation, save in 32 bits or "
-                "drop this particle"
+                "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
+                "1e38; extract this particle again or drop it from the set"
             )
-        return image
+        return statistics
 
 
 def downsample_images(
@@ -231,5 +249,5 @@ def downsample_images(
     result = np.empty((count, plan.box_out, plan.box_out), dtype=downsampler.dtype)
     applied = np.zeros((count, 2))
     for i in range(count):
-        _, applied[i] = downsampler(images[i], wanted[i], out=result[i])
+        applied[i] = downsampler(images[i], wanted[i], out=result[i]).applied
     return result, applied
