@@ -169,7 +169,7 @@ Made by `python benchmarks/run.py`: commit {commit.strip()}, {cpus[0]}, {os.cpu_
 
 *times as long* is the time against ours in the same round; *of kernel* is the rate against that of the same
 transforms on an image in memory in as many processes; *all work* adds a low-pass, background normalisation and
-16-bit output.
+16-bit output. Peak memory is that of the largest process; below 60 MB it is that of what started it.
 
 | box | cores | program | images/s | times as long | of kernel | peak MB |
 |---|---|---|---|---|---|---|
