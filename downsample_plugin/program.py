@@ -34,13 +34,13 @@ BYTES_PER_WRITE = 1 << 19  # still in the processor's cache
 Advance = Callable[[int], object]
 
 # A particle of a piece: its place (from 0) in the output stack, and its row with the file as a number
-TODO = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
+WANTED = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
 # What became of it: the applied shift, and the statistics of its image
 DONE = np.dtype([("shift", "f8", 2), ("statistics", "f8", len(ImageStatistics._fields))])
 
 
 class Piece(NamedTuple):
-    """Particles (TODO) for a worker, sorted by file and place in it; `files` are the names."""
+    """Particles (WANTED) for a worker, sorted by file and place in it; `files` are the names."""
 
     part_path: str
     files: tuple[str, ...]
@@ -118,7 +118,7 @@ class _StackUnderWay:
         """The particles in pieces, in the order of the files on disk."""
         files = tuple(sorted({row.image_file for row in self._rows}))
         number_of = {name: number for number, name in enumerate(files)}
-        todo = np.empty(len(self._rows), dtype=TODO)
+        todo = np.empty(len(self._rows), dtype=WANTED)
         todo["place"] = np.arange(len(todo))
         todo["id"] = [row.particle_id for row in self._rows]
         todo["file"] = [number_of[row.image_file] for row in self._rows]
