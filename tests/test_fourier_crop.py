@@ -56,12 +56,13 @@ def test_white_noise_at_production_size():
         close(found[0], trigonometric_resample(images[0], box_out), images)
 
 
-def test_large_offset_does_not_cost_digits():
+@pytest.mark.parametrize("box, crop", [(64, 64), (64, 90), (255, 301)])
+def test_large_offset_does_not_cost_digits(box, crop):
     """Counts of a camera: mean 10000, deviation 1. Only the rounding of the result itself remains."""
-    contrast = np.round(noise(64) * 1024) / 1024  # 10000 + contrast is exact in float32
+    contrast = np.round(noise(box) * 1024) / 1024  # 10000 + contrast is exact in float32
     images = (10000 + contrast).astype(np.float32)
-    found, _ = downsample_images(images, DownsamplePlan(64, 1.0, fourier_crop_size=32))
-    expected = trigonometric_resample(contrast[0], 32) + 10000
+    found, _ = downsample_images(images, DownsamplePlan(box, 1.0, crop_size=crop, fourier_crop_size=32))
+    expected = trigonometric_resample(window(contrast[0], crop), 32) + 10000
     assert np.abs(found[0] - expected).max() <= np.spacing(np.float32(10000)) / 2 + 1e-6
 
 
