@@ -171,10 +171,12 @@ Made by `python benchmarks/run.py`: commit {commit.strip()}, {cpus[0]}, {os.cpu_
 transforms on an image in memory in as many processes; *all work* adds a low-pass, background normalisation and
 16-bit output. Peak memory is that of the largest process; below 60 MB it is that of what started it.
 
+Why it is done as it is, and what limits it: [NOTES.md](NOTES.md).
+
 | box | cores | program | images/s | times as long | of kernel | peak MB |
 |---|---|---|---|---|---|---|
 """
-    return head + "\n".join(lines) + "\n" + (HERE / "NOTES.md").read_text(encoding="utf-8")
+    return head + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

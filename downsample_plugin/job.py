@@ -232,7 +232,10 @@ def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
     """Why a job cannot be done, as sentences; empty if it can."""
     problems = checks.problems(plan)
     if particles_per_stack < 1:
-        problems.append(f"Particles per stack: got {particles_per_stack}, expected 1 or more; 10000 is usual.")
+        problems.append(
+            f"Particles per stack: got {particles_per_stack}, expected 1 or more; {DEFAULT_PARTICLES_PER_STACK} is "
+            "usual."
+        )
     return problems
 
 

@@ -65,7 +65,7 @@ class StackReader:
         try:
             raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
-            raise DataError(f"it cannot be read ({error.strerror}); give an MRC stack") from error
+            raise DataError(f"the file cannot be read ({error.strerror}), expected an MRC stack; give one") from error
         if len(raw) < HEADER_DTYPE.itemsize:
             raise DataError(
                 f"the file is {len(raw)} bytes long, expected an MRC file with a header of "

@@ -120,10 +120,14 @@ def test_refusals_are_the_plans_own_words(project, sets, settings, plan):
             "Filter width (Fourier shells): it is empty",
         ),
         ({"particlesPerStack": None}, "Particles per stack: it is empty, expected a value; 10000 is usual."),
-        ({"recenterMode": 7}, "Recentring: got 7, expected one of 0 (whole pixels), 1 (exact); choose one."),
-        ({"recenterMode": None}, "Recentring: got None, expected one of"),
+        (
+            {"recenter": True, "recenterMode": 7},
+            "Recentring: got 7, expected one of 0 (whole pixels), 1 (exact); choose one.",
+        ),
+        ({"recenter": True, "recenterMode": None}, "Recentring: got None, expected one of"),
         ({"alignment2DConvention": None}, "2D alignment convention: got None, expected one of 0 (automatic)"),
         ({"filterShape": -1}, "Filter shape: got -1, expected one of"),
+        ({"filterShape": None}, "Filter shape: got None, expected one of"),
         ({"recenter": None}, "Recenter using aligned shifts: it is empty"),
         ({"doNormalize": None}, "Normalize background: it is empty"),
         ({"doNormalize": True, "backRadius": None}, "Background radius (px): it is empty"),
@@ -139,6 +143,14 @@ def test_values_that_are_missing_or_no_choice(project, sets, settings, sentence)
     assert protocol.warnings() == []
     assert protocol.summary() == ["Output particles not ready yet."]
     assert protocol.methods()
+
+
+def test_empty_values_of_parameters_that_are_hidden_do_not_matter(project, sets):
+    protocol = new_downsample(project, sets[None], fourierCropSize=20)
+    for name in ("backRadius", "recenterMode", "filterWidth"):
+        getattr(protocol, name).set(None)
+    assert [error for error in protocol.validate() if "should be" not in error] == []
+    assert protocol._validate() == []
 
 
 def test_connected_sets_that_are_not_there_yet_or_empty(project, sets):

@@ -37,11 +37,13 @@ def defineDownsampleForm(form):
 
 
 def emptyProblems(protocol):
-    """Sentences on parameters that have no value, or no choice of their list, where the form wants one."""
+    """Sentences on parameters that have no value, or no choice of their list, where the form shows and wants one."""
     problems = []
     for name, param in protocol.getDefinition().iterParams():
         value = getattr(protocol, name).get()
         if not isinstance(param, (params.IntParam, params.FloatParam, params.BooleanParam)) or name in MAY_BE_EMPTY:
+            continue
+        if not protocol.evalParamCondition(name):
             continue
         if isinstance(param, params.EnumParam) and value not in range(len(param.choices)):
             choices = ", ".join(f"{i} ({choice})" for i, choice in enumerate(param.choices))
