@@ -38,4 +38,5 @@ $(READY): setup.py
 	  || { echo "venv is missing: install the Debian package python3-venv, then run make again" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m compileall -q downsample_plugin
 	@touch $@

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
+# pyfftw imports SciPy for interfaces that nothing here uses, which takes longer than all the rest of the start
+_NO_SCIPY = {} if "scipy" in sys.modules else {"scipy": None}
+sys.modules.update(_NO_SCIPY)  # type: ignore[arg-type]
+
 from . import __version__  # noqa: E402
 from .convert import Request, convert  # noqa: E402
 from .core.plan import Recenter  # noqa: E402
@@ -21,6 +25,9 @@ from .errors import DataError, PlanError  # noqa: E402
 from .job import Job  # noqa: E402
 from .program import run_job  # noqa: E402
 from .progress import progress  # noqa: E402
+
+for _name in _NO_SCIPY:
+    del sys.modules[_name]
 
 EXIT_DATA, EXIT_USAGE = 1, 2
 
@@ -71,8 +78,8 @@ def _run(job: Job, part: tuple[int, int], workers: int) -> None:
     count = sum(map(job.stack_size, stacks))
     of_parts = f" (part {part[0]} of {part[1]})" if part[1] > 1 else ""
     print(f"downsample-particles {__version__}: {count} particles{of_parts}, {job.plan.summary()}", flush=True)
-    with progress(count) as bar:
-        run_job(job, stacks, workers, bar.update)
+    with progress(count) as advance:
+        run_job(job, stacks, workers, advance)
     print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
 
 

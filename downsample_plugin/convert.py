@@ -64,9 +64,9 @@ def convert(request: Request, workers: int, force: bool, out: TextIO) -> None:
         print(f"{job.particle_count} particles: {plan.summary()}", file=out)
         for warning in checks.warnings(plan):
             print(f"Mind: {warning}", file=out)
-    with progress(sum(job.particle_count for job in jobs.values())) as bar:
+    with progress(sum(job.particle_count for job in jobs.values())) as advance:
         for job in jobs.values():
-            run_job(job, range(1, job.stack_count + 1), workers, bar.update)
+            run_job(job, range(1, job.stack_count + 1), workers, advance)
             job.remove_other_stacks()
     if star:
         _write_star(request, star, plans, jobs, out)

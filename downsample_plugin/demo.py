@@ -178,7 +178,8 @@ def _images(particles, count=None):
     """(particle, image) of the first `count` particles of a set, or of all."""
     with ImageReader() as reader:
         for particle in particles.iterItems(limit=count):
-            yield particle, reader.read(particle.getFileName(), particle.getIndex()).copy()
+            stack = reader.open(particle.getFileName())
+            yield particle, stack.read(stack.number_of(particle.getIndex()))
 
 
 def _offCentre(particles, truth):

@@ -19,7 +19,9 @@ Image files are named as the caller sees them: relative names lead from the curr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -28,7 +30,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from . import __version__
-from .chunks import chunks
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
@@ -65,10 +66,14 @@ class Job:
         os.makedirs(new_tables)
         inputs = _Fingerprint(plan, particles_per_stack)
         count = 0
-        for number, rows in enumerate(chunks(particles, particles_per_stack), start=1):
-            write_particles(os.path.join(new_tables, _todo_name(number)), rows)
-            inputs.add(rows)
-            count += len(rows)
+        rows = inputs.watch(particles)
+        for number in itertools.count(1):
+            first = list(itertools.islice(rows, 1))
+            if not first:
+                break
+            path = os.path.join(new_tables, _todo_name(number))
+            count += write_particles(path, itertools.chain(first, itertools.islice(rows, particles_per_stack - 1)))
+            inputs.add(path)
         _check(_count_problems(count))
         job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest(), old.generation + 1 if old else 1)
         if old is not None and job.fingerprint == old.fingerprint:
@@ -246,14 +251,22 @@ class _Fingerprint:
         self._hash = hashlib.sha256(repr((__version__, plan, particles_per_stack)).encode())
         self._files: set[str] = set()
 
-    def add(self, rows: Sequence[ParticleRow]) -> None:
-        self._hash.update(repr(rows).encode("utf-8", "surrogateescape"))
-        for path in sorted({row.image_file for row in rows} - self._files):
-            self._files.add(path)
-            try:
-                status = os.stat(path)
-            except OSError:
-                continue  # the run will say so
+    def watch(self, rows: Iterable[ParticleRow]) -> Iterator[ParticleRow]:
+        """The same rows; their image files are looked at."""
+        for row in rows:
+            if row.image_file not in self._files:
+                self._files.add(row.image_file)
+                self._add_file(row.image_file)
+            yield row
+
+    def add(self, path: str) -> None:
+        """Add a table of particles."""
+        with open(path, "rb") as file:
+            self._hash.update(file.read())
+
+    def _add_file(self, path: str) -> None:
+        with contextlib.suppress(OSError):  # the run will say so
+            status = os.stat(path)
             self._hash.update(repr((path, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
 
     def hexdigest(self) -> str:

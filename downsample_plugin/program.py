@@ -20,23 +20,26 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.downsampler import Downsampler
+from .core.downsampler import Downsampler, split_shift
 from .core.plan import DownsamplePlan
-from .core.statistics import ImageStatistics
+from .core.statistics import STATISTICS
 from .errors import DataError
 from .job import Job
 from .stacks import ImageReader, StackWriter, open_part, write_images
 from .tables import ParticleRow, read_particles, write_particles
 
-PARTICLES_PER_PIECE = 200  # some tenths of a second of work
+BYTES_PER_PIECE = 48 << 20  # of float32 pixels to read: some hundredths of a second of work
 BYTES_PER_WRITE = 1 << 19  # still in the processor's cache
+ROWS_AT_ONCE = 10000  # of a table
 
 Advance = Callable[[int], object]
 
 # A particle of a piece: its place (from 0) in the output stack, and its row with the file as a number
-WANTED = np.dtype([("place", "i8"), ("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift", "f8", 2)])
+WANTED = np.dtype(
+    [("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift_x", "f8"), ("shift_y", "f8"), ("place", "i8")]
+)
 # What became of it: the applied shift, and the statistics of its image
-DONE = np.dtype([("shift", "f8", 2), ("statistics", "f8", len(ImageStatistics._fields))])
+DONE = np.dtype([("shift", "f8", 2), ("statistics", STATISTICS)])
 
 
 class Piece(NamedTuple):
@@ -105,28 +108,39 @@ class _StackUnderWay:
     def __init__(self, job: Job, number: int):
         self.number = number
         self._job = job
-        self._rows = list(read_particles(job.todo_path(number)))
+        self._files: dict[str, int] = {}
+        rows = read_particles(job.todo_path(number))
+        self._todo = np.fromiter(
+            (
+                (number, self._files.setdefault(name, len(self._files)), index, x, y, place)
+                for place, (number, index, name, x, y) in enumerate(rows)
+            ),
+            dtype=WANTED,
+        )
+        if len(self._todo) != job.stack_size(number):
+            raise DataError(
+                f"{job.todo_path(number)}: got {len(self._todo)} particles, expected {job.stack_size(number)}; write "
+                "the job again"
+            )
         plan = job.plan
         dtype = np.dtype(np.float16 if plan.float16 else np.float32)
-        self._writer = StackWriter(job.stack_path(number), len(self._rows), plan.box_out, dtype, plan.apix_out)
+        self._writer = StackWriter(job.stack_path(number), len(self._todo), plan.box_out, dtype, plan.apix_out)
         self._writer.create()
-        self._done = np.zeros(len(self._rows), dtype=DONE)
+        self._done = np.zeros(len(self._todo), dtype=DONE)
         self.pending: deque[tuple[Future[NDArray[np.void]], NDArray[Any]]] = deque()
         self.complete = False  # whether all pieces were handed out
 
     def pieces(self) -> Iterator[Piece]:
         """The particles in pieces, in the order of the files on disk."""
-        files = tuple(sorted({row.image_file for row in self._rows}))
-        number_of = {name: number for number, name in enumerate(files)}
-        todo = np.empty(len(self._rows), dtype=WANTED)
-        todo["place"] = np.arange(len(todo))
-        todo["id"] = [row.particle_id for row in self._rows]
-        todo["file"] = [number_of[row.image_file] for row in self._rows]
-        todo["index"] = [row.image_index for row in self._rows]
-        todo["shift"] = [(row.shift_x, row.shift_y) for row in self._rows]
+        files = tuple(sorted(self._files))
+        rank = np.empty(len(files), dtype=np.int64)
+        rank[[self._files[name] for name in files]] = np.arange(len(files))
+        todo = self._todo.copy()
+        todo["file"] = rank[todo["file"]]
         todo = todo[np.lexsort((todo["index"], todo["file"]))]
-        for start in range(0, len(todo), PARTICLES_PER_PIECE):
-            part = todo[start : start + PARTICLES_PER_PIECE].copy()
+        size = max(BYTES_PER_PIECE // (4 * self._job.plan.box_in**2), 1)
+        for start in range(0, len(todo), size):
+            part = todo[start : start + size].copy()
             first, last = part["file"][0], part["file"][-1] + 1
             part["file"] -= first
             yield Piece(self._writer.part_path, files[first:last], part)
@@ -140,43 +154,81 @@ class _StackUnderWay:
     def finish(self) -> None:
         """Give the stack its name and leave its table."""
         self._writer.finish(self._done["statistics"])
-        shifts = self._done["shift"].tolist()
-        write_particles(
-            self._job.done_path(self.number),
-            (
-                ParticleRow(row.particle_id, place + 1, self._writer.path, *shift)
-                for place, (row, shift) in enumerate(zip(self._rows, shifts))
-            ),
-        )
+        write_particles(self._job.done_path(self.number), self._results())
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._job.error_path(self.number))
 
+    def _results(self) -> Iterator[ParticleRow]:
+        for start in range(0, len(self._todo), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            numbers, shifts = self._todo["id"][rows].tolist(), self._done["shift"][rows].tolist()
+            for index, (number, shift) in enumerate(zip(numbers, shifts), start=start + 1):
+                yield ParticleRow(number, index, self._writer.path, *shift)
 
-_downsampler: Downsampler  # of a worker process
+
+# Of a worker process: memory is made once
+_downsampler: Downsampler
+_images: NDArray[Any]  # to be written
 
 
 def _start_worker(plan: DownsamplePlan) -> None:
-    global _downsampler
+    global _downsampler, _images
     _downsampler = Downsampler(plan)
+    bytes_of_block = _downsampler.block * plan.box_out**2 * _downsampler.dtype.itemsize
+    count = max(BYTES_PER_WRITE // bytes_of_block, 1) * _downsampler.block
+    _images = np.empty((count, plan.box_out, plan.box_out), dtype=_downsampler.dtype)
 
 
 def _run_piece(piece: Piece) -> NDArray[np.void]:
     """In a worker: downsample the particles of a piece into their places; what became of them (DONE)."""
-    done = np.empty(len(piece.particles), dtype=DONE)
-    box, dtype = _downsampler.plan.box_out, _downsampler.dtype
-    at_once = max(BYTES_PER_WRITE // (box**2 * dtype.itemsize), 1)
-    images = np.empty((at_once, box, box), dtype=dtype)
-    with open_part(piece.part_path) as part, ImageReader(_downsampler.input) as reader:
-        for start in range(0, len(done), at_once):
-            particles = piece.particles[start : start + at_once]
-            for number, (_, particle_id, file, index, shift) in enumerate(particles.tolist()):
-                try:
-                    result = _downsampler(reader.read(piece.files[file], index), shift, out=images[number])
-                except DataError as error:
-                    raise DataError(f"Particle {particle_id}, image {index} of {piece.files[file]}: {error}") from error
-                done[start + number] = (result.applied, result.statistics)
-            _write_runs(part, particles["place"], images)
+    plan, block = _downsampler.plan, _downsampler.block
+    particles = piece.particles
+    split = split_shift(np.stack([particles["shift_x"], particles["shift_y"]], axis=1), plan.recenter)
+    done = np.empty(len(particles), dtype=DONE)
+    done["shift"] = split.applied
+    wanted = [
+        _Wanted(number, piece.files[file], index, *move)
+        for (number, file, index, *_), move in zip(
+            particles.tolist(), zip(split.whole.tolist(), split.fraction.tolist())
+        )
+    ]
+    with open_part(piece.part_path) as part, ImageReader() as reader:
+        for first in range(0, len(done), len(_images)):
+            last = min(first + len(_images), len(done))
+            for start in range(first, last, block):
+                stop = min(start + block, last)
+                _put_block(reader, wanted[start:stop])
+                outcome = _downsampler.run(stop - start, _images[start - first : stop - first])
+                for place, problem in sorted(outcome.problems.items()):
+                    raise wanted[start + place].refused(problem)
+                done["statistics"][start:stop] = outcome.statistics
+            _write_runs(part, particles["place"][first:last], _images)
     return done
+
+
+class _Wanted(NamedTuple):
+    """A particle for a worker, its shift taken apart."""
+
+    number: int
+    path: str
+    image_index: int
+    whole: Sequence[int]
+    fraction: Sequence[float]
+
+    def refused(self, problem: DataError) -> DataError:
+        return DataError(f"Particle {self.number}, image {self.image_index} of {self.path}: {problem}")
+
+
+def _put_block(reader: ImageReader, wanted: Sequence[_Wanted]) -> None:
+    """Read images to their places in a block."""
+    for place, particle in enumerate(wanted):
+        try:
+            stack = reader.open(particle.path)
+            number = stack.number_of(particle.image_index)
+            memory = _downsampler.memory(place, stack.shape, stack.dtype)
+            _downsampler.put(place, stack.read(number, memory), particle.whole, particle.fraction)
+        except DataError as problem:
+            raise particle.refused(problem) from problem
 
 
 def _write_runs(part: int, places: NDArray[np.int64], images: NDArray[np.generic]) -> None:

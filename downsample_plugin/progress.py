@@ -3,38 +3,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any
-
-from tqdm import tqdm
+import time
+from collections.abc import Iterator
+from typing import Callable
 
 SECONDS_BETWEEN_LOG_LINES = 10
 
 
-class _LogLines(tqdm):
-    """tqdm that writes each state as a line of its own: a log keeps carriage returns as they are."""
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], object]]:
+    """Show progress over `total` particles; gives the function to be told how many more are done."""
+    if sys.stdout.isatty():
+        from tqdm import tqdm  # only here: importing it takes as long as many particles
 
-    _shown = False
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        self.fp.write(("\n" if self._shown else "") + (msg or str(self)).strip())  # tqdm ends the last line
-        self.fp.flush()
-        self._shown = True
-
-    def clear(self, *args: Any, **kwargs: Any) -> None:
-        """A log has nothing to wipe."""
+        with tqdm(total=total, unit=" particles", file=sys.stdout) as bar:
+            yield bar.update
+    else:
+        yield _LogLines(total).update
 
 
-def progress(total: int) -> tqdm[Any]:
-    """A progress display for `total` particles; a context manager with ``update(count)``."""
-    stream = sys.stdout
-    if stream.isatty():
-        return tqdm(total=total, unit=" particles", file=stream)
-    return _LogLines(
-        total=total,
-        unit=" particles",
-        file=stream,
-        mininterval=SECONDS_BETWEEN_LOG_LINES,
-        maxinterval=SECONDS_BETWEEN_LOG_LINES,
-        bar_format="{n_fmt} of {total_fmt} particles ({percentage:.0f} %), {rate_fmt}, {remaining} left",
-    )
+class _LogLines:
+    """Writes a line every some seconds, and at the end."""
+
+    def __init__(self, total: int):
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
+
+    def update(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._done < self._total and now - self._last < SECONDS_BETWEEN_LOG_LINES:
+            return
+        self._last = now
+        rate = self._done / max(now - self._start, 1e-3)
+        seconds_left = round((self._total - self._done) / rate)
+        print(
+            f"{self._done} of {self._total} particles ({self._done / self._total:.0%}), {rate:.0f} particles/s, "
+            f"{seconds_left // 60}:{seconds_left % 60:02} min left",
+            flush=True,
+        )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -18,7 +17,6 @@ from mrcfile.utils import dtype_from_mode, mode_from_dtype
 from numpy.typing import NDArray
 
 from . import __version__
-from .core.statistics import ImageStatistics
 from .errors import DataError
 
 READABLE_MODES = (0, 1, 2, 6, 12)
@@ -29,8 +27,8 @@ LABEL = f"scipion-em-downsample {__version__}"
 class StackReader:
     """Reads single images of an MRC stack, by their number from 0.
 
-    A context manager. `box` is (columns, rows) in px, `count` the number of images, `dtype` theirs as stored,
-    `apix` the pixel size (Å/px) that the header gives.
+    A context manager. `box` is (columns, rows) in px, `shape` (rows, columns), `count` the number of images, `dtype`
+    theirs as stored, `apix` the pixel size (Å/px) that the header gives.
 
     Raises
     ------
@@ -80,6 +78,7 @@ class StackReader:
             )
         order, fields = header
         self.box = (int(fields["nx"]), int(fields["ny"]))
+        self.shape = self.box[::-1]
         self.count = int(fields["nz"])
         #: Å/px, as the header says: it may be 0 or wrong
         self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)
@@ -95,33 +94,38 @@ class StackReader:
                 f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
             )
 
-    def read(self, number: int, buffer: memoryview) -> NDArray[np.generic]:
-        """Image `number` (from 0), shape (rows, columns), in a buffer of bytes that must hold it."""
-        if not 0 <= number < self.count:
+    def number_of(self, index: int) -> int:
+        """Number (from 0) of the image that a particle set gives as `index`: from 1, or 0 for the one of its file."""
+        if index == 0 and self.count > 1:
             raise DataError(
-                f"image {number + 1} of the file is asked for, expected 1 to {self.count} (the images that the file "
+                f"the set names no image number, and the file holds {self.count} images, expected one; "
+                "import it as a stack (.mrcs)"
+            )
+        if not 0 <= index <= self.count:
+            raise DataError(
+                f"image {index} of the file is asked for, expected 1 to {self.count} (the images that the file "
                 "holds); check the image numbers of the set"
             )
-        view = buffer[: self.image_bytes]
+        return max(index, 1) - 1
+
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
+        view = memoryview(bytearray(self.image_bytes)) if buffer is None else buffer[: self.image_bytes]
         got = 0
         while got < self.image_bytes:
             read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
             if not read:
                 raise DataError("the file ends within the image: it was cut short while it was read; write it again")
             got += read
-        return np.frombuffer(view, dtype=self.dtype).reshape(self.box[1], self.box[0])
+        return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
 
 
 class ImageReader:
-    """Reads images by file and number, as particle sets name them; the last file stays open.
+    """Opens stacks by their names, as particle sets name them; the last one stays open. A context manager."""
 
-    A context manager. `memory`, where images are read to if it is large enough, saves its owner a copy.
-    """
-
-    def __init__(self, memory: NDArray[Any] | None = None) -> None:
+    def __init__(self) -> None:
         self._path: str | None = None
         self._stack: StackReader | None = None
-        self._buffer = memoryview(b"") if memory is None else memory.data.cast("B")
 
     def __enter__(self) -> ImageReader:
         return self
@@ -135,25 +139,11 @@ class ImageReader:
             self._stack.close()
         self._path = self._stack = None
 
-    def read(self, path: str, index: int) -> NDArray[np.generic]:
-        """Image `index` of a file, from 1, or 0 for the one image of its file; overwritten by the next call.
-
-        Raises DataError, which does not name the file.
-        """
-        stack = self._open(path)
-        if index == 0 and stack.count > 1:
-            raise DataError(
-                f"the set names no image number, and the file holds {stack.count} images, expected one; "
-                "import it as a stack (.mrcs)"
-            )
-        return stack.read(max(index, 1) - 1, self._buffer)
-
-    def _open(self, path: str) -> StackReader:
+    def open(self, path: str) -> StackReader:
+        """The stack in a file; DataError, which does not name the file, if there is none."""
         if self._stack is None or path != self._path:
             self.close()
             self._stack, self._path = StackReader(path), path
-            if len(self._buffer) < self._stack.image_bytes:
-                self._buffer = memoryview(bytearray(self._stack.image_bytes))
         return self._stack
 
 
@@ -187,13 +177,12 @@ class StackWriter:
         with open(self.part_path, "wb") as file:
             file.truncate(HEADER_DTYPE.itemsize + self._data_bytes)
 
-    def finish(self, statistics: Sequence[ImageStatistics] | NDArray[np.float64]) -> None:
-        """Write the header, with the statistics of all images in their order, and give the stack its name."""
-        smallest, largest, means, variances = np.asarray(statistics, dtype=np.float64).T
+    def finish(self, statistics: NDArray[np.void]) -> None:
+        """Write the header, with the statistics of all images (STATISTICS), and give the stack its name."""
         header = self._header
-        header["dmin"], header["dmax"] = smallest.min(), largest.max()
-        header["dmean"] = means.mean()
-        header["rms"] = np.sqrt(variances.mean() + means.var())
+        header["dmin"], header["dmax"] = statistics["smallest"].min(), statistics["largest"].max()
+        header["dmean"] = statistics["mean"].mean()
+        header["rms"] = np.sqrt(statistics["variance"].mean() + statistics["mean"].var())
         with open(self.part_path, "r+b") as file:
             file.write(header.tobytes())
         os.replace(self.part_path, self.path)

@@ -81,7 +81,9 @@ def test_a_constant_image_cannot_be_normalised():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("settings", [{"fourier_crop_size": 16}, {"crop_size": 16}])
+@pytest.mark.parametrize(
+    "settings", [{"fourier_crop_size": 16}, {"crop_size": 16}, {"crop_size": 40}, {"float16": True}]
+)
 def test_pixels_that_are_not_numbers(bad, settings):
     images = noise()
     images[1, 5, 7] = bad
@@ -118,7 +120,7 @@ def test_a_result_that_is_not_finite(float16):
 
 def test_an_image_of_another_box():
     with pytest.raises(DataError, match="got 31 x 30 px, expected 32 x 32 px"):
-        Downsampler(DownsamplePlan(32, 1.0, float16=True))(np.zeros((30, 31), dtype=np.float32))
+        downsample_images(np.zeros((1, 30, 31), dtype=np.float32), DownsamplePlan(32, 1.0, float16=True))
 
 
 def test_a_plan_with_problems_is_refused():

@@ -84,7 +84,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(here):
 
 
 def test_more_pieces_than_are_under_way_at_once(here, monkeypatch):
-    monkeypatch.setattr("downsample_plugin.program.PARTICLES_PER_PIECE", 3)
+    monkeypatch.setattr("downsample_plugin.program.BYTES_PER_PIECE", 3 * 4 * BOX**2)
     rows, images = scattered(100)
     job = Job.write("job", PLAN, rows, particles_per_stack=40)
     assert cli.main([job.path, "--jobs", "2"]) == 0
@@ -97,7 +97,7 @@ def test_progress_and_summary_are_in_the_log(here):
     rows, _ = scattered()
     done = run(Job.write("job", PLAN, rows, 10))
     assert "30 particles, box 32 → 32 → 16 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å" in done.stdout
-    assert "30 of 30 particles (100 %)" in done.stdout
+    assert "30 of 30 particles (100%)" in done.stdout
     assert "\r" not in done.stdout
 
 

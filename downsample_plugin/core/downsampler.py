@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One image through a whole plan: window, Fourier crop, normalise, store."""
+"""Images through a whole plan: window, Fourier crop, normalise, store."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,221 +12,241 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError
 from .checks import check
 from .filters import plan_gain, spectrum_gain
-from .fourier import FourierCropper
+from .fourier import FourierCropper, aligned_zeros
 from .geometry import round_half_away, window_slices
 from .normalize import BackgroundNormalizer
 from .plan import DownsamplePlan, Recenter
-from .statistics import ImageStatistics, image_statistics
+from .statistics import image_statistics
 
 Shift = NDArray[np.float64]
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
 LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so large
+BYTES_PER_BLOCK = 1 << 20  # of float32 pixels: about what stays in the processor's second-level cache
+LARGEST_BLOCK = 16  # images; enough for calls to take no time beside transforms
+PIXELS_PER_STATISTICS = 1 << 14  # as many as stay in the cache in float64
+ROWS_FOR_LEVEL = 8  # of an image; they tell whether an offset stands out from the contrast
 
 
 class SplitShift(NamedTuple):
-    """A shift (x, y) in input pixels, taken apart into a move of whole pixels and a fraction of one."""
+    """Shifts (…, 2), (x, y) in input pixels, taken apart into moves of whole pixels and fractions of one."""
 
     whole: NDArray[np.int64]
     fraction: Shift
 
     @property
     def applied(self) -> Shift:
-        """d: what the content of the image moves by."""
+        """d: what the content of the images moves by."""
         return self.whole + self.fraction
 
 
 def split_shift(shift: ArrayLike, recenter: Recenter) -> SplitShift:
-    """What recentring does with the shift s = (sx, sy) that brings a particle to the origin.
+    """What recentring does with shifts (…, 2), the s = (sx, sy) that bring particles to the origin.
 
     Nothing without recentring; s rounded half away from zero with whole pixels; all of s when exact, the
     fraction (at most half a pixel) apart from the whole part. Pixels and metadata both follow from this.
     """
     s = np.clip(np.asarray(shift, dtype=np.float64), -LARGEST_SHIFT, LARGEST_SHIFT)
     if recenter is Recenter.NONE:
-        s = np.zeros(2)
+        s = np.zeros_like(s)
     whole = round_half_away(s)
-    fraction = s - whole if recenter is Recenter.EXACT else np.zeros(2)
+    fraction = s - whole if recenter is Recenter.EXACT else np.zeros_like(s)
     return SplitShift(whole, fraction)
 
 
-class Result(NamedTuple):
-    """A downsampled image (n, n); the shift d (x, y) in input pixels that its content was moved by; its statistics."""
+class Outcome(NamedTuple):
+    """What became of a block: statistics of its images (STATISTICS), and the problems of those that are refused."""
 
-    image: NDArray[np.generic]
-    applied: Shift
-    statistics: ImageStatistics
+    statistics: NDArray[np.void]
+    problems: dict[int, DataError]
 
 
 class Downsampler:
-    """Carries out a plan image by image, in memory that is made once.
+    """Carries out a plan block by block, in memory that is made once.
 
+    Put up to ``block`` images in their places, then run. What an image becomes does not depend on the others.
     Raises PlanError if the plan has problems.
 
     Attributes
     ----------
     plan : the plan
     dtype : of the results, float32 or float16
-    input : (N, N) float32, aligned memory where images may be put: taken from there, they are not copied again
+    block : number of images that a run takes at most
     """
 
     def __init__(self, plan: DownsamplePlan):
         check(plan)
         self.plan = plan
         self.dtype = np.dtype(np.float16 if plan.float16 else np.float32)
-        self._scratch = np.empty((plan.box_out, plan.box_out))
-        self._dc_gain = np.float32(plan_gain(plan, 0.0))
-        self._ones = np.ones(plan.box_in**2, dtype=np.float32)
-        self._window = np.empty((plan.box_crop, plan.box_crop), dtype=np.float32)
+        crop, out = plan.box_crop, plan.box_out
+        self.block = min(max(BYTES_PER_BLOCK // (4 * crop**2), 1), LARGEST_BLOCK)
+        #: whether all images are transformed; else, at most, those that move by a fraction of a pixel
+        self._needs_transform = out != crop or plan.filtered
         self._cropper: FourierCropper | None = None
-        if plan.box_out != plan.box_crop or plan.filtered or plan.recenter is Recenter.EXACT:
-            self._cropper = FourierCropper(plan.box_crop, plan.box_out, spectrum_gain(plan))
-        self._normalizer = BackgroundNormalizer(plan.box_out, plan.background_radius_px) if plan.normalize else None
-        whole_box = plan.box_crop == plan.box_in and plan.recenter is Recenter.NONE
-        if self._cropper is not None and whole_box:
-            self.input = self._cropper.image
+        if self._needs_transform or plan.recenter is Recenter.EXACT:
+            self._cropper = FourierCropper(self.block, crop, out, spectrum_gain(plan))
+            self._windows = self._cropper.images
         else:
-            self.input = np.empty((plan.box_in, plan.box_in), dtype=np.float32)
+            self._windows = np.empty((self.block, crop, crop), dtype=np.float32)
+        #: whether an image is its window: then it is read to its place
+        self._direct = crop == plan.box_in and plan.recenter is Recenter.NONE
+        self._incoming = np.empty((plan.box_in, plan.box_in), dtype=np.float32)
+        self._rows_apart = max(crop // ROWS_FOR_LEVEL, 1)  # for the level
+        self._ones = np.ones(self._windows[0, :: self._rows_apart].size, dtype=np.float32)
+        self._fractions = np.zeros((self.block, 2))
+        self._levels = np.zeros(self.block, dtype=np.float32)  # subtracted from the windows
+        self._dc_gain = np.float32(plan_gain(plan, 0.0))
+        self._normalizer = BackgroundNormalizer(out, plan.background_radius_px) if plan.normalize else None
+        at_once = min(max(PIXELS_PER_STATISTICS // out**2, 1), self.block)
+        self._scratch = aligned_zeros((at_once, out, out), "float64")
 
-    def __call__(
-        self, image: NDArray[np.generic], shift: ArrayLike = (0.0, 0.0), out: NDArray[np.generic] | None = None
-    ) -> Result:
-        """Downsample one image.
+    def memory(self, place: int, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> memoryview:
+        """Bytes where the image for a place is best read to, whose shape (rows, columns) and dtype a file gives.
+
+        Raises DataError unless the shape is the plan's box.
+        """
+        self._check_box(shape)
+        in_place = self._direct and dtype == np.float32
+        memory = self._windows[place] if in_place else self._incoming
+        return memory.data.cast("B")[: self.plan.box_in**2 * dtype.itemsize]
+
+    def put(self, place: int, image: NDArray[np.generic], whole: Sequence[int], fraction: Sequence[float]) -> None:
+        """Put the window of an image in a place of the block.
 
         Parameters
         ----------
+        place : from 0
         image : (N, N), rows are y; any real dtype of the MRC format, either byte order
-        shift : (sx, sy) in input pixels, that brings the particle to the origin
-        out : (n, n) of this downsampler's dtype, where to write the result; new memory if not given
+        whole, fraction : (x, y), the two parts of the image's shift, from ``split_shift``
 
         Raises
         ------
-        DataError if the image is not finite, too large for float16, or has no background noise to
-        normalise by.
+        DataError if the image is not of the plan's box, would be moved out of sight, or is not finite.
         """
-        if out is None:
-            out = np.empty((self.plan.box_out, self.plan.box_out), dtype=self.dtype)
-        values = self._values(image)
-        split = split_shift(shift, self.plan.recenter)
-        if np.abs(split.whole).max() >= (self.plan.box_in + self.plan.box_crop) // 2:
-            raise DataError(
-                f"shift: got ({', '.join(f'{s:.6g}' for s in np.asarray(shift))}) px, expected less than the box of "
-                f"{self.plan.box_in} px: the image would be moved out of sight; mend its alignment or drop this "
-                "particle"
-            )
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite in the end is refused
-            if self._cropper is None or not self._needs_transform(split):
-                self._store(self._copy_window(values, split), 0.0, out)
-            else:
-                self._store(*self._fourier_crop(self._cropper, values, split), out)
-            return Result(out, split.applied, self._checked(out))
+        self._check_box(image.shape)
+        values = image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
+        self._fractions[place] = fraction
+        self._levels[place] = 0.0
+        window = self._windows[place]
+        if self._direct and np.may_share_memory(values, window):
+            return
+        if not self._direct:
+            self._check_finite(values)  # what a window leaves out does not show in the result
+        (in_x, out_x), (in_y, out_y) = self._slices(whole)
+        if any(covered.stop - covered.start < self.plan.box_crop for covered in (out_x, out_y)):
+            mean = values.mean(dtype=np.float64)
+            if self._needs_transform or any(fraction):
+                level = self._levels[place] = np.float32(mean)
+                window.fill(mean - level)
+                np.subtract(values[in_y, in_x], level, out=window[out_y, out_x], dtype=np.float32)
+                return
+            window.fill(mean)
+        window[out_y, out_x] = values[in_y, in_x]
 
-    def _values(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The pixels as they are, in native byte order; refused unless they are the plan's box."""
-        box = self.plan.box_in
-        if image.shape != (box, box):
+    def run(self, count: int, out: NDArray[np.generic]) -> Outcome:
+        """Downsample the first `count` images of the block into `out`, (count, n, n) of this downsampler's dtype.
+
+        Images with problems: not finite, too large for float16, or no background noise to normalise by.
+        """
+        problems: dict[int, DataError] = {}
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite in the end is refused
+            images = self._transformed(count)
+            if self._normalizer is not None:
+                for place in range(count):
+                    try:
+                        self._normalizer(images[place])
+                    except DataError as error:
+                        problems[place] = error
+            statistics = image_statistics(images, self._scratch)
+            out[...] = images
+        if not np.isfinite(statistics["mean"]).all():
+            for place in np.flatnonzero(~np.isfinite(statistics["mean"])).tolist():
+                problems[place] = self._not_finite(place)
+        if self.plan.float16:
+            largest = np.maximum(statistics["largest"], -statistics["smallest"])
+            for place in np.flatnonzero(largest > FLOAT16_MAX).tolist():
+                problems.setdefault(place, _too_large(largest[place]))
+            for extreme in ("smallest", "largest"):
+                statistics[extreme] = statistics[extreme].astype(np.float16)
+        return Outcome(statistics, problems)
+
+    def _transformed(self, count: int) -> NDArray[np.float32]:
+        """The windows after Fourier crop and filters, where there are any."""
+        if self._cropper is None:
+            return self._windows[:count]
+        unmoved: NDArray[Any] | None = None
+        if not self._needs_transform:
+            moved = self._fractions[:count].any(axis=1)
+            unmoved = self._windows[:count][~moved]
+        levels = self._take_levels(count)
+        self._cropper.crop(self._fractions if self.plan.recenter is Recenter.EXACT else None)
+        images = self._cropper.cropped[:count]
+        if levels.any():
+            images += levels[:, None, None] * self._dc_gain
+        if unmoved is not None:
+            images[~moved] = unmoved
+        return images
+
+    def _take_levels(self, count: int) -> NDArray[np.float32]:
+        """Subtract from each window about its mean where that stands out from the contrast; (count,), what was taken.
+
+        Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit.
+        """
+        levels = self._levels[:count]
+        rows = self._windows[:count, :: self._rows_apart].reshape(count, -1)
+        means = rows @ self._ones / len(self._ones)
+        squares = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0] / len(self._ones)
+        for place in np.flatnonzero(4 * means**2 > squares).tolist():
+            self._windows[place] -= means[place]
+            levels[place] += means[place]
+        return levels
+
+    def _slices(self, whole: Sequence[int]) -> list[tuple[slice, slice]]:
+        """Along x and y, the pixels of the image and those of the window that they become."""
+        box_in, box_crop = self.plan.box_in, self.plan.box_crop
+        if max(map(abs, whole)) >= (box_in + box_crop) // 2:
             raise DataError(
-                f"image size: got {' x '.join(map(str, image.shape[::-1]))} px, expected {box} x {box} px "
+                f"shift: got ({', '.join(map(str, whole))}) px, expected less than the box of {box_in} px: the image "
+                "would be moved out of sight; mend its alignment or drop this particle"
+            )
+        return [window_slices(box_in, box_crop, shift) for shift in whole]
+
+    def _check_box(self, shape: tuple[int, ...]) -> None:
+        box = self.plan.box_in
+        if shape != (box, box):
+            raise DataError(
+                f"image size: got {' x '.join(map(str, shape[::-1]))} px, expected {box} x {box} px "
                 "(the box of the set); all particles of a run must have one square box"
             )
-        return image if image.dtype.isnative else image.astype(image.dtype.newbyteorder("="))
 
-    def _needs_transform(self, split: SplitShift) -> bool:
-        plan = self.plan
-        return plan.box_out != plan.box_crop or plan.filtered or bool(np.any(split.fraction))
-
-    def _copy_window(self, values: NDArray[np.generic], split: SplitShift) -> NDArray[np.float32]:
-        (in_y, out_y), (in_x, out_x) = self._slices(split)
-        window = self._window
-        self._level(values)  # refuses pixels that are not numbers
-        if self._exposed(out_y, out_x):
-            window.fill(values.mean(dtype=np.float64))
-        window[out_y, out_x] = values[in_y, in_x]
-        return window
-
-    def _fourier_crop(
-        self, cropper: FourierCropper, values: NDArray[np.generic], split: SplitShift
-    ) -> tuple[NDArray[np.float32], float]:
-        """Transform the window of the image less its level; the result, and the level that it lacks.
-
-        Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit;
-        what fills the pixels outside the image must.
-        """
-        window = cropper.image
-        level = self._level(values)
-        if values.dtype == np.float32 and np.may_share_memory(values, window):
-            window -= level
-        else:
-            (in_y, out_y), (in_x, out_x) = self._slices(split)
-            if self._exposed(out_y, out_x):
-                window.fill(values.mean(dtype=np.float64) - level)
-            np.subtract(values[in_y, in_x], level, out=window[out_y, out_x], dtype=np.float32)
-        cropper.crop(*split.fraction)
-        return cropper.cropped, float(level * self._dc_gain)
-
-    def _slices(self, split: SplitShift) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        x, y = (window_slices(self.plan.box_in, self.plan.box_crop, int(d)) for d in split.whole)
-        return y, x
-
-    def _exposed(self, *covered: slice) -> bool:
-        """Whether the window has pixels, along either axis, that the image does not cover."""
-        return any(axis.stop - axis.start < self.plan.box_crop for axis in covered)
-
-    def _level(self, values: NDArray[Any]) -> np.float32:
-        """Mean of all pixels to a few digits; that it is finite says that all pixels are.
-
-        BLAS sums float32 several times faster than NumPy sums to float64.
-        """
-        if values.dtype == np.float32 and values.flags.c_contiguous:
-            mean = values.reshape(-1) @ self._ones / values.size
-        else:
-            mean = values.mean(dtype=np.float64)
-        if not np.isfinite(mean):
-            self._refuse_non_finite(values)
-            mean = values.mean(dtype=np.float64)  # finite pixels, whose sum float32 could not hold
-        return np.float32(mean)
+    def _not_finite(self, place: int) -> DataError:
+        """Why the result in a place is not finite."""
+        try:
+            self._check_finite(self._windows[place])
+        except DataError as error:
+            return error
+        return DataError(
+            "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
+            "1e38; extract this particle again or drop it from the set"
+        )
 
     @staticmethod
-    def _refuse_non_finite(values: NDArray[Any]) -> None:
+    def _check_finite(values: NDArray[Any]) -> None:
+        if np.isfinite(values).all():
+            return
         bad = ~np.isfinite(values)
-        if bad.any():
-            y, x = np.argwhere(bad)[0]
-            raise DataError(
-                f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} "
-                f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
-            )
+        y, x = np.argwhere(bad)[0]
+        raise DataError(
+            f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} "
+            f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
+        )
 
-    def _store(self, image: NDArray[np.float32], level: float, out: NDArray[Any]) -> None:
-        """Write an image plus a level into `out`, normalised if the plan says so."""
-        if self._normalizer is not None:
-            self._write(self._normalizer(image), out)  # a level is background, and goes with it
-        elif not level:
-            self._write(image, out)
-        elif self.plan.float16:
-            image += np.float32(level)
-            self._write(image, out)
-        else:
-            np.add(image, np.float32(level), out=out)
 
-    def _write(self, image: NDArray[Any], out: NDArray[Any]) -> None:
-        if self.plan.float16:
-            largest = max(image.max(), -image.min())
-            if largest > FLOAT16_MAX:
-                raise DataError(
-                    f"pixel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
-                    "number of that format); switch on normalisation, save in 32 bits or drop this particle"
-                )
-        out[...] = image
-
-    def _checked(self, out: NDArray[Any]) -> ImageStatistics:
-        """Statistics of a result, refused where float32 could not compute with the numbers."""
-        statistics = image_statistics(out, self._scratch)
-        if not np.isfinite(statistics.mean):
-            raise DataError(
-                "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
-                "1e38; extract this particle again or drop it from the set"
-            )
-        return statistics
+def _too_large(value: float) -> DataError:
+    return DataError(
+        f"pixel value for 16-bit output: got {value:.6g}, expected at most {FLOAT16_MAX:g} (the largest number of that "
+        "format); switch on normalisation, save in 32 bits or drop this particle"
+    )
 
 
 def downsample_images(
@@ -242,12 +263,21 @@ def downsample_images(
     Returns
     -------
     Images (count, n, n) in float32 or float16, and the applied shifts (count, 2) in input pixels.
+
+    Raises
+    ------
+    PlanError if the plan has problems, DataError at the first image that is refused.
     """
     downsampler = Downsampler(plan)
     count = len(images)
-    wanted = np.zeros((count, 2)) if shifts is None else np.asarray(shifts, dtype=np.float64)
+    split = split_shift(np.zeros((count, 2)) if shifts is None else shifts, plan.recenter)
+    moves = list(zip(split.whole.tolist(), split.fraction.tolist()))
     result = np.empty((count, plan.box_out, plan.box_out), dtype=downsampler.dtype)
-    applied = np.zeros((count, 2))
-    for i in range(count):
-        applied[i] = downsampler(images[i], wanted[i], out=result[i]).applied
-    return result, applied
+    for start in range(0, count, downsampler.block):
+        block = range(start, min(start + downsampler.block, count))
+        for i in block:
+            downsampler.put(i - start, images[i], *moves[i])
+        problems = downsampler.run(len(block), result[start : block.stop]).problems
+        if problems:
+            raise problems[min(problems)]
+    return result, split.applied

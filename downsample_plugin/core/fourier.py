@@ -3,7 +3,8 @@
 
 An image is taken as a trigonometric polynomial about its origin, cut at ``|k| <= n / 2`` in x and in y and
 sampled on the grid of the small box. Rows are transformed first, then only the columns that are kept; of
-those, only the frequencies that are kept are transformed back.
+those, only the frequencies that are kept are transformed back. Images come in blocks, since calls take as
+long as small transforms; what an image becomes does not depend on the others of its block.
 """
 
 from __future__ import annotations
@@ -23,115 +24,122 @@ PLANNING = "FFTW_ESTIMATE"
 FORWARD, BACKWARD, DESTROY = "FFTW_FORWARD", "FFTW_BACKWARD", "FFTW_DESTROY_INPUT"
 ROW_PADDING = 8  # complex numbers; rows a power of two apart would fall on the same cache lines
 
-Spectrum = NDArray[Any]  # complex64
+Spectra = NDArray[Any]  # complex64
 
 
 class FourierCropper:
-    """Fourier crops images of one box C to one box n <= C, with a filter and a sub-pixel shift.
+    """Fourier crops blocks of images of one box C to one box n <= C, with a filter and sub-pixel shifts.
 
-    Write an image into ``image`` (C x C float32), call ``crop``, and find the result in ``cropped`` (n x n
-    float32), which each call overwrites; ``image`` stays. Memory and plans are made once.
+    Write images into ``images`` (count, C, C) float32, call ``crop``, and find the results in ``cropped``
+    (count, n, n) float32, which each call overwrites; ``images`` stay. Memory and plans are made once.
 
     Parameters
     ----------
+    count : number of images of a block
     box : C (px), even or odd
     cropped_box : n (px), even or odd
     gain : filter gains on the half spectrum of the small box, shape (n, n // 2 + 1), ky in FFT order
     """
 
-    def __init__(self, box: int, cropped_box: int, gain: Gain):
+    def __init__(self, count: int, box: int, cropped_box: int, gain: Gain):
         self._box = box
         self._kx = np.arange(cropped_box // 2 + 1)
         self._ky = np.fft.fftfreq(cropped_box, 1.0 / cropped_box)
         self._nyquist = cropped_box // 2 if cropped_box % 2 == 0 else None  # index of kx = n/2 and ky = -n/2
         kept = len(self._kx)
-        self.image: NDArray[np.float32] = _zeros((box, box), "float32")
-        self.cropped: NDArray[np.float32] = _zeros((cropped_box, cropped_box), "float32")
-        # From the columns to the small rows, spectra are transposed: kx down, ky along
-        self._spectrum = _zeros((kept, cropped_box))
-        self._small_rows = _zeros((cropped_box, kept))
+        self.images: NDArray[np.float32] = aligned_zeros((count, box, box), "float32")
+        self.cropped: NDArray[np.float32] = aligned_zeros((count, cropped_box, cropped_box), "float32")
 
-        factor, opposite = self._factors(gain.T / box**2)  # FFTW does not normalise
+        # Gain times the phase that moves the origin: pixel C // 2 of the large box becomes pixel n // 2
+        turn = origin(box) / box - origin(cropped_box) / cropped_box
+        phase_x, phase_y = _phases(turn, self._kx), _phases(turn, self._ky)
+        middle = cropped_box // 2
+        gain = np.ascontiguousarray(gain.T) / box**2  # FFTW does not normalise
+        factor = gain * phase_x[:, None] * phase_y[None, :]
+        opposite = gain[:, middle] * phase_x * phase_y[middle].conj()  # at ky = +n/2
         columns = _PackedColumns if box % 2 == 0 else _RealColumns
-        self._columns: _RealColumns | _PackedColumns = columns(self.image, factor, opposite)
-        # Left to destroy its input, FFTW has faster ways
-        self._backward_columns = _transform(self._spectrum, self._small_rows.T, 1, BACKWARD, DESTROY)
-        self._backward_rows = _transform(self._small_rows, self.cropped, 1, BACKWARD, DESTROY)
+        self._columns: _RealColumns | _PackedColumns = columns(self.images, factor, opposite)
 
-    def crop(self, shift_x: float = 0.0, shift_y: float = 0.0) -> None:
-        """Transform ``image`` into ``cropped``, its content moved by a shift in pixels of the large box."""
-        spectrum, nyquist = self._spectrum, self._nyquist
-        opposite = self._columns.transform_into(spectrum)
-        if shift_x or shift_y:
-            phase_x = _phases(-shift_x / self._box, self._kx).astype(np.complex64)
-            phase_y = _phases(-shift_y / self._box, self._ky).astype(np.complex64)
-            spectrum *= phase_x[:, None]
-            spectrum *= phase_y[None, :]
-            opposite *= phase_x * phase_y[len(phase_y) // 2].conj()
+        # From the columns to the small rows, spectra are transposed: kx down, ky along
+        spectra = self._columns.spectra
+        self._small_rows = aligned_zeros((count, cropped_box, kept))
+        # Left to destroy its input, FFTW has faster ways
+        self._backward_columns = _transform(spectra, self._small_rows.transpose(0, 2, 1), 2, BACKWARD, DESTROY)
+        self._backward_rows = _transform(self._small_rows, self.cropped, 2, BACKWARD, DESTROY)
+
+    def crop(self, shifts: NDArray[np.float64] | None = None) -> None:
+        """Transform ``images`` into ``cropped``.
+
+        Their content moves by `shifts` (count, 2), (x, y) in pixels of the large box; not at all without.
+        """
+        spectra, opposite, nyquist = self._columns.spectra, self._columns.opposite, self._nyquist
+        self._columns.transform()
+        if shifts is not None:
+            phase_x = _phases(-shifts[:, 0:1] / self._box, self._kx)
+            phase_y = _phases(-shifts[:, 1:2] / self._box, self._ky)
+            spectra *= (phase_x[:, :, None] * phase_y[:, None, :]).astype(np.complex64)
+            opposite *= (phase_x * phase_y[:, len(self._ky) // 2, None].conj()).astype(np.complex64)
         if nyquist is not None:
             # The coefficient at the Nyquist frequency is the mean of those at ky = -n/2 and +n/2 …
-            spectrum[:, nyquist] += opposite
-            spectrum[:, nyquist] *= 0.5
+            at_nyquist = spectra[:, :, nyquist]
+            opposite += at_nyquist
+            np.multiply(opposite, np.float32(0.5), out=at_nyquist)
         self._backward_columns.execute()
         if nyquist is not None:
             # … and of those at kx = -n/2 and +n/2: the real part of either, since the image is real.
-            self._small_rows[:, nyquist].imag = 0
+            self._small_rows[:, :, nyquist].imag = 0
         self._backward_rows.execute()
-
-    def _factors(self, gain: Gain) -> tuple[Spectrum, Spectrum]:
-        """Gain times the phase that moves the origin, and the same at ky = +n/2, which has no place of its own."""
-        # Pixel C // 2 of the large box becomes pixel n // 2 of the small one
-        turn = origin(self._box) / self._box - origin(len(self._ky)) / len(self._ky)
-        phase_x, phase_y = _phases(turn, self._kx), _phases(turn, self._ky)
-        middle = len(self._ky) // 2
-        return gain * phase_x[:, None] * phase_y[None, :], gain[:, middle] * phase_x * phase_y[middle].conj()
 
 
 class _Columns:
-    """Low frequencies of the columns of a row transform, times a factor.
+    """Columns of a row transform, transformed, and where in them the low frequencies stand.
 
     Parameters
     ----------
-    rows : (C, kept), spectra of the rows of an image at the kx that are kept
+    rows : (count, C, kept), spectra of the rows of images at the kx that are kept
     direction : of the transform
-    factor : (kept, n), over the low ky in FFT order, that of ky = -n/2 among them for even n
-    opposite : (kept,), factor at ky = +n/2
+    cropped_box : n
     """
 
-    def __init__(self, rows: Spectrum, direction: str, factor: Spectrum, opposite: Spectrum):
-        box, (kept, cropped_box) = len(rows), factor.shape
-        self._columns = _zeros((kept, box))
-        self._transform = _transform(rows, self._columns.T, 0, direction)
-        self._middle = cropped_box // 2
-        nonnegative = (cropped_box + 1) // 2
-        self._low = (  # where the low ky stand in the columns, and in the small spectrum
-            (slice(0, nonnegative), slice(0, nonnegative)),
-            (slice(box - self._middle, box), slice(nonnegative, cropped_box)),
-        )
-        self._factor, self._opposite = factor.astype(np.complex64), opposite.astype(np.complex64)
+    def __init__(self, rows: Spectra, direction: str, cropped_box: int):
+        count, box, kept = rows.shape
+        self._columns = aligned_zeros((count, kept, box))
+        self._transform = _transform(rows, self._columns.transpose(0, 2, 1), 1, direction)
+        nonnegative, negative = (cropped_box + 1) // 2, cropped_box // 2
+        self._low = (self._columns[:, :, :nonnegative], self._columns[:, :, box - negative :])
+        self._split = nonnegative
+        self._opposite = self._columns[:, :, negative]
 
-    def transform_into(self, spectrum: Spectrum) -> Spectrum:
-        """Write the low frequencies into a spectrum (kept, n), and return those at ky = +n/2."""
+    def transform_into(self, spectra: Spectra, opposite: Spectra) -> None:
+        """Write the low ky in FFT order into spectra (count, kept, n), that of ky = +n/2 into (count, kept)."""
         self._transform.execute()
-        for here, there in self._low:
-            np.multiply(self._columns[:, here], self._factor[:, there], out=spectrum[:, there])
-        opposite: Spectrum = self._columns[:, self._middle] * self._opposite
-        return opposite
+        spectra[:, :, : self._split], spectra[:, :, self._split :] = self._low
+        opposite[:] = self._opposite
 
 
 class _RealColumns:
-    """The low frequencies of a real image, whose rows FFTW's real transform does: for odd boxes."""
+    """The low frequencies of real images, whose rows FFTW's real transform does: for odd boxes.
 
-    def __init__(self, image: NDArray[np.float32], factor: Spectrum, opposite: Spectrum):
-        box, kept = len(image), len(factor)
-        rows = _zeros((box, box // 2 + 1))
-        self._rows = _transform(image, rows, 1, FORWARD)
-        self._columns = _Columns(rows[:, :kept], FORWARD, factor, opposite)
+    Times a factor (kept, n), and those at ky = +n/2, which have no place of their own, times another (kept,):
+    ``spectra`` (count, kept, n) and ``opposite`` (count, kept).
+    """
 
-    def transform_into(self, spectrum: Spectrum) -> Spectrum:
-        """Write the low frequencies into a spectrum (kept, n), and return those at ky = +n/2."""
+    def __init__(self, images: NDArray[np.float32], factor: Spectra, opposite: Spectra):
+        count, box, _ = images.shape
+        kept, cropped_box = factor.shape
+        rows = aligned_zeros((count, box, box // 2 + 1))
+        self._rows = _transform(images, rows, 2, FORWARD)
+        self._columns = _Columns(rows[:, :, :kept], FORWARD, cropped_box)
+        self._factor, self._opposite_factor = factor.astype(np.complex64), opposite.astype(np.complex64)
+        self.spectra = aligned_zeros((count, kept, cropped_box))
+        self.opposite = aligned_zeros((count, kept))
+
+    def transform(self) -> None:
+        """From the images to ``spectra`` and ``opposite``."""
         self._rows.execute()
-        return self._columns.transform_into(spectrum)
+        self._columns.transform_into(self.spectra, self.opposite)
+        self.spectra *= self._factor
+        self.opposite *= self._opposite_factor
 
 
 class _PackedColumns:
@@ -144,41 +152,60 @@ class _PackedColumns:
     its conjugate, whose columns the backward transform does.
     """
 
-    def __init__(self, image: NDArray[np.float32], factor: Spectrum, opposite: Spectrum):
-        box, kept = len(image), len(factor)
+    def __init__(self, images: NDArray[np.float32], factor: Spectra, opposite: Spectra):
+        count, box, _ = images.shape
+        kept, cropped_box = factor.shape
         half = box // 2
-        rows = _zeros((box, half + ROW_PADDING))
-        self._rows = _transform(image.view(np.complex64), rows[:, :half], 1, FORWARD)
-        self._zero, self._wrapped = rows[:, 0], rows[:, half]  # Z(C/2) = Z(0)
+        rows = aligned_zeros((count, box, half + ROW_PADDING))
+        self._rows = _transform(images.view(np.complex64), rows[:, :, :half], 2, FORWARD)
+        self._zero, self._wrapped = rows[:, :, 0], rows[:, :, half]  # Z(C/2) = Z(0)
+        self._direct = _Columns(rows[:, :, :kept], FORWARD, cropped_box)
+        self._mirrored = _Columns(rows[:, :, half - kept + 1 : half + 1], BACKWARD, cropped_box)
+        # Both terms beside each other: NumPy is several times faster along whole arrays than along parts of them
+        self._terms, self._opposite_terms = (
+            aligned_zeros((2, count, kept, cropped_box)),
+            aligned_zeros((2, count, kept)),
+        )
+        self._times = aligned_zeros(self._terms.shape)
+        self._opposite_times = aligned_zeros(self._opposite_terms.shape)
         turned = 1j * np.exp(-2j * np.pi * np.arange(kept) / box)
         a, b = (1 - turned) / 2, (1 + turned) / 2
-        self._direct = _Columns(rows[:, :kept], FORWARD, a[:, None] * factor, a * opposite)
-        # The mirrored columns come in the order of rising C/2 - k
-        mirrored = (b[:, None] * factor).conj()[::-1], (b * opposite).conj()[::-1]
-        self._mirrored = _Columns(rows[:, half - kept + 1 : half + 1], BACKWARD, *mirrored)
-        self._part = np.empty(factor.shape, dtype=np.complex64)
+        self._factors = np.stack([a[:, None] * factor, (b[:, None] * factor).conj()])[:, None].astype(np.complex64)
+        self._opposite_factors = np.stack([a * opposite, (b * opposite).conj()])[:, None].astype(np.complex64)
+        self.spectra, self.opposite = aligned_zeros((count, kept, cropped_box)), aligned_zeros((count, kept))
 
-    def transform_into(self, spectrum: Spectrum) -> Spectrum:
-        """Write the low frequencies into a spectrum (kept, n), and return those at ky = +n/2."""
+    def transform(self) -> None:
+        """From the images to ``spectra`` and ``opposite``."""
         self._rows.execute()
         self._wrapped[:] = self._zero
-        opposite = self._direct.transform_into(spectrum)
-        opposite += self._mirrored.transform_into(self._part)[::-1].conj()
-        np.conjugate(self._part, out=self._part)
-        spectrum += self._part[::-1]
-        return opposite
+        self._direct.transform_into(self._terms[0], self._opposite_terms[0])
+        # The mirrored columns come in the order of rising C/2 - k
+        self._mirrored.transform_into(self._terms[1, :, ::-1], self._opposite_terms[1, :, ::-1])
+        _add_up(self._terms, self._factors, self._times, self.spectra)
+        _add_up(self._opposite_terms, self._opposite_factors, self._opposite_times, self.opposite)
 
 
-def _phases(turn: float, frequency: NDArray[Any]) -> Spectrum:
+def _add_up(terms: Spectra, factors: Spectra, times: Spectra, out: Spectra) -> None:
+    """The first term times its factor, plus the conjugate of the second times its own.
+
+    Never in place: NumPy's fast loops over complex numbers want separate memory.
+    """
+    np.multiply(terms, factors, out=times)
+    np.conjugate(times[1], out=terms[1])
+    np.add(times[0], terms[1], out=out)
+
+
+def _phases(turn: Any, frequency: NDArray[Any]) -> Spectra:
     """Phases of a shift by `turn` cycles per unit of frequency."""
-    phases: Spectrum = np.exp(2j * np.pi * turn * frequency)
+    phases: Spectra = np.exp(2j * np.pi * turn * frequency)
     return phases
 
 
-def _zeros(shape: tuple[int, int], dtype: str = "complex64") -> NDArray[Any]:
+def aligned_zeros(shape: tuple[int, ...], dtype: str = "complex64") -> NDArray[Any]:
+    """Memory that starts where the processor's widest loads do."""
     array: NDArray[Any] = pyfftw.zeros_aligned(shape, dtype=dtype)
     return array
 
 
-def _transform(source: Spectrum, target: Spectrum, axis: int, direction: str, *flags: str) -> pyfftw.FFTW:
+def _transform(source: Spectra, target: Spectra, axis: int, direction: str, *flags: str) -> pyfftw.FFTW:
     return pyfftw.FFTW(source, target, axes=(axis,), direction=direction, flags=(PLANNING, *flags))

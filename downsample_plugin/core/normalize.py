@@ -14,7 +14,7 @@ class BackgroundNormalizer:
     """Gives images a flat background of mean 0 and deviation 1.
 
     A plane is fitted to the pixels with ``r^2 > radius^2`` about the origin and subtracted from the whole
-    image; then their mean is subtracted and the image divided by their population standard deviation
+    image, which leaves their mean at 0; then the image is divided by their population standard deviation
     (RELION's ``normalise`` with ramp). All sums in float64.
 
     Parameters
@@ -25,25 +25,37 @@ class BackgroundNormalizer:
 
     def __init__(self, box: int, radius: float):
         across = np.arange(box, dtype=np.float64) - origin(box)
-        y, x = np.meshgrid(across, across, indexing="ij")
-        self._background = x**2 + y**2 > radius**2
-        plane = np.stack([np.ones_like(x), x, y], axis=-1)
-        self._fit = np.linalg.pinv(plane[self._background])
-        self._plane = plane
+        inside = across[:, None] ** 2 + across**2 <= radius**2
+        self._background = np.where(inside, 0.0, 1.0)
+        self._terms = np.stack([np.ones(box), across], axis=1)  # 1 and the coordinate, down an axis
+        # Sums over the background of the products of the plane's terms 1, x, y
+        one = self._background
+        x, y = one * across, one * across[:, None]
+        sums = [self._sums(term) for term in (one, x, y)]
+        self._fit = np.linalg.inv(sums)
+        self._count = one.sum()
         self._radius = radius
+        self._values, self._other = np.empty((box, box)), np.empty((box, box))
 
-    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The normalised image, float64 of the same shape; DataError if its background is constant."""
-        values = image.astype(np.float64)
-        values -= self._plane @ (self._fit @ values[self._background])
-        background = values[self._background]
-        mean, deviation = background.mean(), background.std()
+    def __call__(self, image: NDArray[np.float32]) -> None:
+        """Normalise an image (box, box) in place; DataError if its background is constant."""
+        values, other = self._values, self._other
+        np.copyto(values, image)
+        level, slope_x, slope_y = self._fit @ self._sums(np.multiply(values, self._background, out=other))
+        plane = np.matmul(self._terms @ [[level, slope_x], [slope_y, 0.0]], self._terms.T, out=other)
+        values -= plane
+        pixels = np.multiply(values, self._background, out=other).reshape(-1)
+        deviation = np.sqrt((pixels @ pixels) / self._count)
         # What float32 rounding leaves of a constant background is no noise to divide by
-        if not deviation > np.finfo(np.float32).eps * np.abs(image).max():
+        if not deviation > np.finfo(np.float32).eps * max(image.max(), -image.min()):
             raise DataError(
                 f"background beyond radius {self._radius:g} px: its deviation is {deviation:.3g}, expected noise "
                 "to normalise by; choose another background radius, switch normalisation off or drop this particle"
             )
-        values -= mean
-        values /= deviation
-        return values
+        values *= 1 / deviation
+        np.copyto(image, values, casting="same_kind")
+
+    def _sums(self, image: NDArray[np.float64]) -> list[float]:
+        """Sums of an image, of the image times x, and of the image times y."""
+        (total, times_x), (times_y, _) = self._terms.T @ (image @ self._terms)
+        return [total, times_x, times_y]
