@@ -33,7 +33,6 @@ EXIT_DATA, EXIT_USAGE = 1, 2
 
 # How Open MPI and the MPICH family tell a process its rank and their number
 MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
-ALL = (1, 1)  # part 1 of 1
 
 DESCRIPTION = """\
 Downsample cryo-EM particles: crop or pad the box, recentre, Fourier crop to coarser
@@ -47,6 +46,7 @@ examples:
 A STAR file comes out as DIR/particles.star, of RELION 3.1+ (optics groups) or 3.0 as it
 came, with the images, sizes, pixel sizes, origins and coordinates of the new particles
 and all else untouched. The same command again goes on with a run that was stopped.
+Under mpirun the first process does a stack or STAR file, with the workers of all.
 Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out."""
 
 
@@ -58,14 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
             stream.reconfigure(errors="backslashreplace")
     try:
+        process, processes = _mpi_part()
+        workers = options.jobs or (1 if processes > 1 else len(os.sched_getaffinity(0)))
         if options.input.endswith(".json"):
-            _run(Job.read(options.input), options.part or _mpi_part(), options.jobs)
+            _run(Job.read(options.input), options.part or (process, processes), workers)
         else:
             if options.output is None:
                 parser.error("-o DIR is needed: the folder for what comes out")
-            if (options.part or _mpi_part()) != ALL:
-                raise PlanError(["MPI and --part share out a JOB.json only; for a stack or STAR file give --jobs."])
-            convert(_request(options), options.jobs, options.force, sys.stdout)
+            if options.part is not None:
+                raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
+            if process == 1:
+                if processes > 1:
+                    _leave_the_one_core()
+                convert(_request(options), workers * processes, options.force, sys.stdout)
     except (DataError, PlanError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
@@ -88,7 +93,12 @@ def _mpi_part() -> tuple[int, int]:
     for rank, size in MPI_VARIABLES:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]) + 1, int(os.environ[size])
-    return ALL
+    return 1, 1
+
+
+def _leave_the_one_core() -> None:
+    """Let workers run on any core of the computer: mpirun binds each process to one."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -150,9 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--jobs",
         type=_positive,
-        default=len(os.sched_getaffinity(0)),
         metavar="J",
-        help="worker processes (default: all cores, here %(default)s)",
+        help="worker processes (default: all cores that this process may use, or 1 to each process under mpirun)",
     )
     add("--force", action="store_true", help="start anew over a finished run")
     add(

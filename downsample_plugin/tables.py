@@ -58,7 +58,8 @@ def write_particles(path: str, rows: Iterable[ParticleRow]) -> int:
     count = 0
     with open(part_path, "w", encoding="ascii") as file:
         file.write(HEAD)
-        for count, (number, index, name, x, y) in enumerate(rows, start=1):
+        for number, index, name, x, y in rows:
+            count += 1
             file.write(f"{number} {index} {_encoded(name)} {float(x)!r} {float(y)!r}\n")
     os.replace(part_path, path)
     return count

@@ -283,7 +283,7 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
         (["in.star", "-o", "o ut", "--box", "16"], 2, "'o ut' has white space in it"),
         (["nowhere.mrcs", "-o", "out", "--box", "16"], 1, "nowhere.mrcs: the file cannot be opened"),
         (["nowhere.star", "-o", "out", "--box", "16"], 1, "nowhere.star: it cannot be read"),
-        (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "share out a JOB.json only"),
+        (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "shares out a JOB.json only"),
     ],
 )
 def test_refusals(here, capsys, arguments, code, sentence):

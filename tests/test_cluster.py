@@ -3,6 +3,7 @@
 
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -73,9 +74,26 @@ def log_of(protocol):
         return file.read()
 
 
-def test_mpi(project, given, expected, monkeypatch):
+@pytest.fixture
+def mpi(monkeypatch):
+    """Open MPI runs for root, and with more processes than cores."""
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"):
         monkeypatch.setenv(name, "1")
+
+
+def test_a_stack_under_mpirun(tmp_path, mpi):
+    write_stack(tmp_path / "in.mrcs", np.random.default_rng(1).normal(size=(20, BOX, BOX)))
+    found = []
+    for folder, start in (("alone", []), ("together", ["mpirun", "-np", "3"])):
+        options = ["--apix", "1", "--box", "16", "-o", folder]
+        command = [*start, sys.executable, "-m", "downsample_plugin", "in.mrcs", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.count("Done: ") == 1
+        found.append((tmp_path / folder / "particles_000001.mrcs").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_mpi(project, given, expected, mpi):
     protocol = downsample(project, given, **{**SETTINGS, "numberOfMpi": 2})
     assert stacks_of(protocol) == expected
     assert "mpirun -np 2" in log_of(protocol)
