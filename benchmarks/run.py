@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python benchmarks/run.py [--rounds R] [--images N]``: how fast, against what is installed; writes RESULTS.md.
+"""``python benchmarks/run.py [--rounds R] [--scale S]``: how fast, against what is installed; writes RESULTS.md.
 
 Whole processes on stacks in the page cache, one after the other in turn, so that a machine whose speed drifts
-drifts for all. RELION gets its memory allocator tuned, and on two cores two processes with half of the images
+drifts for all; before each, its input is read and what was written goes to the disk. RELION gets its memory allocator tuned, and on two cores two processes with half of the images
 each, since none of its programs spreads a stack over cores. Rates are images per second; each figure is the
 median of the rounds, each ratio the median of the ratios within a round.
 """
@@ -10,7 +10,6 @@ median of the rounds, each ratio the median of the ratios within a round.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import platform
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+import metadata
 import mrcfile
 import numpy as np
 
@@ -32,6 +32,7 @@ from downsample_plugin.core import DownsamplePlan, Downsampler
 HERE = Path(__file__).parent
 CASES = ((512, 128), (512, 256), (256, 128), (256, 64))
 IMAGES = {512: 1500, 256: 6000}
+PARTICLES = (600, 6000, 60000)  # of the stack of 256 px, over and over
 FULL_WORK = ["--lowpass", "12", "--normalize", "-1", "--float16"]
 TUNED_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -63,10 +64,18 @@ def main() -> None:
             pool.starmap(_write_stack, counts.items())
         for box, cropped in CASES:
             for cores in (1, 2):
-                runs = _rounds(_contestants(box, cropped, cores), options.rounds)
+                runs = _rounds(_contestants(box, cropped, cores), options.rounds, f"s{box}*.mrcs")
                 lines += list(_rows(f"{box} → {cropped}", cores, runs, counts[box], _kernel_rate(box, cropped, cores)))
                 print("\n".join(lines[-len(runs) :]), flush=True)
-    (HERE / "RESULTS.md").write_text(_page(lines, options.rounds, counts), encoding="utf-8")
+        scaling = []
+        for particles in PARTICLES:
+            scaling += _scaling(int(particles * options.scale), counts[256], options.rounds)
+            print("\n".join(scaling[-2:]), flush=True)
+        costs = []
+        for particles in metadata.PARTICLES:
+            costs.append(metadata.row(int(particles * options.scale), options.rounds))
+            print(costs[-1], flush=True)
+    (HERE / "RESULTS.md").write_text(_page(lines, scaling, costs, options.rounds, counts), encoding="utf-8")
 
 
 def _write_stack(box: int, count: int) -> None:
@@ -94,12 +103,13 @@ def _contestants(box: int, cropped: int, cores: int) -> dict[str, Callable[[], R
     if cores == 2 and shutil.which("cryodrgn"):
         cryodrgn = ["cryodrgn", "downsample", f"s{box}.mrcs", "-D", str(cropped), "-o", "cryodrgn.mrcs", "-b", "100"]
         found["cryoDRGN"] = lambda: _run([cryodrgn])
-    if cores == 2 and importlib.util.find_spec("aspire"):
+    aspire = shutil.which("aspire")
+    if cores == 2 and aspire:
         code = (
             f"from aspire.image import Image; Image.load('s{box}.mrcs').downsample({cropped})"
             ".save('aspire.mrcs', overwrite=True)"
         )
-        found["ASPIRE"] = lambda: _run([[sys.executable, "-c", code]])
+        found["ASPIRE"] = lambda: _run([[str(Path(aspire).with_name("python")), "-c", code]])
     return found
 
 
@@ -120,12 +130,42 @@ def _run(commands: list[list[str]], environment: dict[str, str] | None = None) -
     return Run(seconds, max(usage.ru_maxrss for _, _, usage in ended) / 1024)
 
 
-def _rounds(contestants: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
+def _rounds(contestants: dict[str, Callable[[], Run]], rounds: int, inputs: str) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
         for name, contestant in contestants.items():
+            _read(inputs)
+            os.sync()
             runs[name].append(contestant())
     return {name: found[1:] for name, found in runs.items()}  # the first warms up
+
+
+def _read(inputs: str) -> None:
+    """Bring files into the page cache, from which some machines drop them within minutes."""
+    buffer = bytearray(1 << 22)
+    for path in Path().glob(inputs):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _scaling(particles: int, images: int, rounds: int) -> list[str]:
+    """Rows for so many particles of the images of 256 px, on one and on two workers."""
+    lines = [f"{i % images + 1:06d}@s256.mrcs 1" for i in range(particles)]
+    Path("many.star").write_text(
+        "\ndata_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnImageSize\n1 1.0 256\n\n"
+        "data_particles\n\nloop_\n_rlnImageName\n_rlnOpticsGroup\n" + "\n".join(lines) + "\n"
+    )
+    program = [sys.executable, "-m", "downsample_plugin", "many.star", "-o", "out", "--force", "--box", "128", "--jobs"]
+    contestants = {workers: lambda workers=workers: _run([[*program, str(workers)]]) for workers in ("1", "2")}
+    runs = _rounds(contestants, rounds, "s256.mrcs")
+    rows = []
+    for workers, of_workers in runs.items():
+        rate = particles / statistics.median(run.seconds for run in of_workers)
+        gain = statistics.median(one.seconds / run.seconds for one, run in zip(runs["1"], of_workers))
+        memory = max(run.megabytes for run in of_workers)
+        rows.append(f"| {particles} | {workers} | {rate:.0f} | {gain:.2f} | {memory:.0f} |")
+    return rows
 
 
 def _kernel_rate(box: int, cropped: int, cores: int) -> float:
@@ -137,12 +177,15 @@ def _kernel_rate(box: int, cropped: int, cores: int) -> float:
 def _kernel_rate_of_one(case: tuple[int, int]) -> float:
     box, cropped = case
     downsampler = Downsampler(DownsamplePlan(box, 1.0, fourier_crop_size=cropped))
+    block = downsampler.block
     image = np.random.default_rng(0).standard_normal((box, box), dtype=np.float32)
-    out = np.empty((cropped, cropped), dtype=np.float32)
+    for place in range(block):
+        downsampler.put(place, image, (0, 0), (0.0, 0.0))
+    out = np.empty((block, cropped, cropped), dtype=np.float32)
     count, end = 0, time.perf_counter() + 2.0
     while time.perf_counter() < end:
-        downsampler(image, out=out)
-        count += 1
+        downsampler.run(block, out)
+        count += block
     return count / 2.0
 
 
@@ -157,7 +200,7 @@ def _rows(case: str, cores: int, runs: dict[str, list[Run]], count: int, kernel:
     return rows
 
 
-def _page(lines: list[str], rounds: int, counts: dict[int, int]) -> str:
+def _page(lines: list[str], scaling: list[str], costs: list[str], rounds: int, counts: dict[int, int]) -> str:
     commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     stacks = ", ".join(f"{count} images of {box}²" for box, count in counts.items())
@@ -176,7 +219,25 @@ Why it is done as it is, and what limits it: [NOTES.md](NOTES.md).
 | box | cores | program | images/s | times as long | of kernel | peak MB |
 |---|---|---|---|---|---|---|
 """
-    return head + "\n".join(lines) + "\n"
+    tables = f"""
+## Particles and workers
+
+256 → 128, a STAR file of particles that share the stack of {counts[256]} images. *times one worker* is the gain in the same
+round.
+
+| particles | workers | images/s | times one worker | peak MB |
+|---|---|---|---|---|
+{chr(10).join(scaling)}
+
+## What particles cost beside their pixels
+
+Made by `metadata.py`: from a Scipion set to the job and from the results to the output set (*ours*), against pwem's bare
+`copyItems` of the same set in the same round; and the program on two workers with images of {metadata.BOX}², whose
+pixels cost next to nothing. Peak memory of each process.
+
+{metadata.HEAD}{chr(10).join(costs)}
+"""
+    return head + "\n".join(lines) + "\n" + tables
 
 
 if __name__ == "__main__":

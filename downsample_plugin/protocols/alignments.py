@@ -7,7 +7,10 @@ import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE, ALIGN_PROJ
 from pwem.objects import SetOfClasses
 
-from ..core.alignment import Reading
+from ..core.alignment import Reading, shift_from_matrix
+from ..core.plan import Recenter
+from ..errors import DataError
+from ..tables import ParticleRow
 
 
 class OwnAlignment:
@@ -153,3 +156,25 @@ def _readMatrices(alignmentSet, apix):
 def _matrix(item):
     transform = item.getTransform()
     return None if transform is None else np.asarray(transform.getMatrix(), dtype=np.float64)
+
+
+def particleRows(particles, alignment, plan):
+    """The particles of a set that a job is to downsample, each with the shift that recentring is to use."""
+    recentering = plan.recenter is not Recenter.NONE
+    for particle in particles.iterItems():
+        matrix = alignment.matrixOf(particle)
+        if not particle.isEnabled() or (matrix is None and (alignment.connected or recentering)):
+            continue
+        shift = (0.0, 0.0)
+        if matrix is not None:  # one that is broken is refused even where its shift is not applied
+            wanted = _shift(particle, matrix, alignment.reading)
+            shift = wanted if recentering else shift
+        yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
+
+
+def _shift(particle, matrix, reading):
+    """(sx, sy) of a particle's matrix; DataError with its id."""
+    try:
+        return shift_from_matrix(matrix, reading)[:2]
+    except DataError as error:
+        raise DataError(f"Particle {particle.getObjId()}: {error}") from error

@@ -15,13 +15,11 @@ from pyworkflow.constants import NEW
 from pyworkflow.exceptions import PyworkflowException
 
 from ..core import checks
-from ..core.alignment import shift_from_matrix
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
 from ..stacks import StackReader
-from ..tables import ParticleRow
-from .alignments import Connected2D, Connected3D, OwnAlignment
+from .alignments import Connected2D, Connected3D, OwnAlignment, particleRows
 from .form_downsample import (
     FILTER_SHAPES,
     HALF_THE_OUTPUT_BOX,
@@ -71,7 +69,9 @@ class ProtDownsampleParticles(EMProtocol):
     def writeJobStep(self, settings):
         """Write what the program is to do."""
         with _toldToTheUser():
-            job = Job.write(self._getExtraPath(), self._plan(), self._particleRows(), self.particlesPerStack.get())
+            plan = self._plan()
+            rows = particleRows(self.inputParticles.get(), self._alignment().load(plan.apix_in), plan)
+            job = Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get())
         return [job.path]
 
     def downsampleStep(self, part, parts, settings):
@@ -191,22 +191,6 @@ class ProtDownsampleParticles(EMProtocol):
             "inputs": inputs,
         }
 
-    # --------------------------- the job --------------------------------------------
-    def _particleRows(self):
-        """The particles of the job, each with the shift that recentring is to use."""
-        plan = self._plan()
-        alignment = self._alignment().load(plan.apix_in)
-        recentering = plan.recenter is not Recenter.NONE
-        for particle in self.inputParticles.get().iterItems():
-            matrix = alignment.matrixOf(particle)
-            if not particle.isEnabled() or (matrix is None and (alignment.connected or recentering)):
-                continue
-            shift = (0.0, 0.0)
-            if matrix is not None:  # one that is broken is refused even where its shift is not applied
-                wanted = _shift(particle, matrix, alignment.reading)
-                shift = wanted if recentering else shift
-            yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
-
 
 def _threadProblems(threads):
     if threads and threads >= 1:
@@ -234,14 +218,6 @@ def _dimensions(particles):
     """(width, height) in px of the first image. The set's own idea is wrong for files of the other byte order."""
     with StackReader(particles.getFirstItem().getFileName()) as stack:
         return stack.box
-
-
-def _shift(particle, matrix, reading):
-    """(sx, sy) of a particle's matrix; DataError with its id."""
-    try:
-        return shift_from_matrix(matrix, reading)[:2]
-    except DataError as error:
-        raise DataError(f"Particle {particle.getObjId()}: {error}") from error
 
 
 @contextlib.contextmanager
