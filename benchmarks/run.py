@@ -2,9 +2,10 @@
 """``python benchmarks/run.py [--rounds R] [--scale S]``: how fast, against what is installed; writes RESULTS.md.
 
 Whole processes on stacks in the page cache, one after the other in turn, so that a machine whose speed drifts
-drifts for all; before each, its input is read and what was written goes to the disk. RELION gets its memory allocator tuned, and on two cores two processes with half of the images
-each, since none of its programs spreads a stack over cores. Rates are images per second; each figure is the
-median of the rounds, each ratio the median of the ratios within a round.
+drifts for all; before each, its input is read and what was written goes to the disk. RELION gets its memory
+allocator tuned, and on two cores two processes with half of the images each, since none of its programs
+spreads a stack over cores. cryoDRGN and ASPIRE, each in an environment of its own, are found by the PATH. Rates
+are images per second; each figure is the median of the rounds, each ratio the median of those within a round.
 """
 
 from __future__ import annotations
