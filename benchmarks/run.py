@@ -74,7 +74,8 @@ def main() -> None:
             print("\n".join(scaling[-2:]), flush=True)
         costs = []
         for particles in metadata.PARTICLES:
-            costs.append(metadata.row(int(particles * options.scale), options.rounds))
+            rounds = options.rounds if particles < max(metadata.PARTICLES) else 1  # of many minutes
+            costs.append(metadata.row(int(particles * options.scale), rounds))
             print(costs[-1], flush=True)
     (HERE / "RESULTS.md").write_text(_page(lines, scaling, costs, options.rounds, counts), encoding="utf-8")
 
@@ -223,8 +224,8 @@ Why it is done as it is, and what limits it: [NOTES.md](NOTES.md).
     tables = f"""
 ## Particles and workers
 
-256 → 128, a STAR file of particles that share the stack of {counts[256]} images. *times one worker* is the gain in the same
-round.
+256 → 128, a STAR file of particles that share the stack of {counts[256]} images. *times one worker* is the gain in the
+same round.
 
 | particles | workers | images/s | times one worker | peak MB |
 |---|---|---|---|---|
