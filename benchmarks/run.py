@@ -233,8 +233,8 @@ same round.
 
 ## What particles cost beside their pixels
 
-Made by `metadata.py`: from a Scipion set to the job and from the results to the output set (*ours*), against pwem's bare
-`copyItems` of the same set in the same round; and the program on two workers with images of {metadata.BOX}², whose
+Made by `metadata.py`: from a Scipion set to the job and from the results to the output set (*ours*), against bare
+pwem `copyItems` of the same set in the same round; and the program on two workers with images of {metadata.BOX}², whose
 pixels cost next to nothing. Peak memory of each process.
 
 {metadata.HEAD}{chr(10).join(costs)}
