@@ -159,7 +159,7 @@ def _job_writer() -> Callable[[], tuple[Any, Any, Any]]:
         particles = SetOfParticles(filename=SET)
         plan = DownsamplePlan(BOX, 1.0, fourier_crop_size=CROPPED, recenter=Recenter.WHOLE_PIXELS)
         alignment = OwnAlignment(particles, None).load(plan.apix_in)
-        return Job.write("job", plan, particleRows(particles, alignment, plan), PER_STACK), particles, alignment
+        return Job.write("job", plan, particleRows(particles, alignment, plan, []), PER_STACK), particles, alignment
 
     return write
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,14 +24,14 @@ from . import __version__  # noqa: E402
 from .convert import Request, convert  # noqa: E402
 from .core.plan import Recenter  # noqa: E402
 from .errors import DataError, PlanError  # noqa: E402
-from .job import Job  # noqa: E402
+from .job import NAMED_IN_A_MESSAGE, Job, refusal  # noqa: E402
 from .program import run_job  # noqa: E402
 from .progress import progress  # noqa: E402
 
 for _name in _NO_SCIPY:
     del sys.modules[_name]
 
-EXIT_DATA, EXIT_USAGE = 1, 2
+EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 
 # How Open MPI and the MPICH family tell a process its rank and their number
 MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
@@ -47,7 +49,7 @@ A STAR file comes out as DIR/particles.star, of RELION 3.1+ (optics groups) or 3
 came, with the images, sizes, pixel sizes, origins and coordinates of the new particles
 and all else untouched. The same command again goes on with a run that was stopped.
 Under mpirun the first process does a stack or STAR file, with the workers of all.
-Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out."""
+Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out, 130 stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,11 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     try:
         process, processes = _mpi_part()
         workers = options.jobs or (1 if processes > 1 else len(os.sched_getaffinity(0)))
         if options.input.endswith(".json"):
-            _run(Job.read(options.input), options.part or (process, processes), workers)
+            _run(Job.read(options.input), options.part or (process, processes), workers, options.skip_corrupt)
         else:
             if options.output is None:
                 parser.error("-o DIR is needed: the folder for what comes out")
@@ -70,21 +73,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if process == 1:
                 if processes > 1:
                     _leave_the_one_core()
-                convert(_request(options), workers * processes, options.force, sys.stdout)
+                convert(_request(options), workers * processes, options.force, options.skip_corrupt, sys.stdout)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
     except (DataError, PlanError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
     return 0
 
 
-def _run(job: Job, part: tuple[int, int], workers: int) -> None:
+def _run(job: Job, part: tuple[int, int], workers: int, skip_corrupt: bool) -> None:
     """Make the output stacks of one part of a job."""
     stacks = job.share(*part)
     count = sum(map(job.stack_size, stacks))
     of_parts = f" (part {part[0]} of {part[1]})" if part[1] > 1 else ""
     print(f"downsample-particles {__version__}: {count} particles{of_parts}, {job.plan.summary()}", flush=True)
     with progress(count) as advance:
-        run_job(job, stacks, workers, advance)
+        run_job(job, stacks, workers, advance, skip_corrupt)
+    job.check_worked_on(stacks)
+    bad = list(itertools.islice(job.bad_particles(stacks), NAMED_IN_A_MESSAGE))
+    count = sum(1 for _ in job.bad_particles(stacks))
+    if bad and not skip_corrupt:
+        raise refusal(bad, count, os.path.dirname(job.todo_path(1)))
     print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
 
 
@@ -162,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="J",
         help="worker processes (default: all cores that this process may use, or 1 to each process under mpirun)",
+    )
+    add(
+        "--skip-corrupt",
+        action="store_true",
+        help="leave out particles that cannot be used (a file cut short, pixels that are not numbers …) and list them "
+        "in bad_particles.star, instead of stopping",
     )
     add("--force", action="store_true", help="start anew over a finished run")
     add(

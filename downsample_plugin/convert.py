@@ -18,7 +18,7 @@ from .job import DEFAULT_PARTICLES_PER_STACK, Job
 from .program import run_job
 from .progress import progress
 from .relion import ImageGroup, RelionStar
-from .stacks import StackReader
+from .stacks import open_stack
 from .tables import ParticleRow
 
 STAR_NAME = "particles.star"
@@ -45,10 +45,11 @@ class Request:
         return self.wishes["recenter"] is not Recenter.NONE
 
 
-def convert(request: Request, workers: int, force: bool, out: TextIO) -> None:
+def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out: TextIO) -> None:
     """Carry out a request, saying to `out` what is done. DataError or PlanError if it cannot be.
 
-    Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced.
+    Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced. Leaves
+    particles out that cannot be used if they may be skipped.
     """
     star = RelionStar(request.source) if request.is_star else None
     groups = _star_groups(request, star) if star else [_stack_group(request)]
@@ -66,8 +67,12 @@ def convert(request: Request, workers: int, force: bool, out: TextIO) -> None:
             print(f"Mind: {warning}", file=out)
     with progress(sum(job.particle_count for job in jobs.values())) as advance:
         for job in jobs.values():
-            run_job(job, range(1, job.stack_count + 1), workers, advance)
-            job.remove_other_stacks()
+            run_job(job, range(1, job.stack_count + 1), workers, advance, skip_corrupt)
+    for job in jobs.values():
+        bad = job.check_done(skip_corrupt)
+        if bad:
+            print(f"Left out: {bad} corrupt particles, listed in {job.bad_particles_path}", file=out)
+        job.remove_other_stacks()
     if star:
         _write_star(request, star, plans, jobs, out)
     print(f"Done: {os.path.join(request.folder, STAR_NAME) if star else request.folder}", file=out)
@@ -92,7 +97,7 @@ def _stack_group(request: Request) -> ImageGroup:
     if request.recentering:
         raise PlanError(["--recenter: a stack has no aligned shifts, expected a STAR file; give one or leave it out."])
     try:
-        with StackReader(request.source) as stack:
+        with open_stack(request.source) as stack:
             apix = request.apix or stack.apix
             box = stack.box[0]
     except DataError as error:
@@ -129,7 +134,7 @@ def _write_job(
 ) -> Job:
     rows: Iterator[ParticleRow]
     if star is None:
-        with StackReader(request.source) as stack:
+        with open_stack(request.source) as stack:
             rows = (ParticleRow(i, i, request.source, 0.0, 0.0) for i in range(1, stack.count + 1))
     else:
         rows = (

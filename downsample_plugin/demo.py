@@ -20,7 +20,7 @@ from . import headless
 from .errors import DataError
 from .picture import before_and_after
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
-from .stacks import ImageReader, StackReader
+from .stacks import ImageReader, open_stack
 
 FOLDER = Path("demo_project")
 PARTICLES, BOX, APIX = 200, 128, 1.31
@@ -62,7 +62,7 @@ def _run(project, own):
 def _readable(stack):
     path = os.path.abspath(stack)
     try:
-        StackReader(path).close()
+        open_stack(path).close()
     except DataError as error:
         raise ValueError(f"PARTICLES={path}: {error}") from error
     return path

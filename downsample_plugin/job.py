@@ -5,9 +5,12 @@ The folder of a job holds::
 
     job.json                    the plan, the number of particles, a fingerprint of all inputs
     tables/todo_000001.star     the particles of output stack 1: image, id, wanted shift
-    tables/done_000001.star     the same particles in the stack, with the applied shift; there when it is whole
-    tables/error_000001.txt     why stack 1 could not be made
+    tables/done_000001.star     the same particles in the stack, with the applied shift
+    tables/record_000001.json   what made stack 1, and its checksum; there when it is whole
+    tables/bad_000001.star      its particles that cannot be used, and why; 0 stands for those found before any image
+    tables/error_000001.txt     why stack 1 could not be made at all
     particles_000001.mrcs       output stack 1
+    bad_particles.star          all particles that cannot be used, for people
 
 Each output stack is a unit of its own, so any number of processes on any machines can share a job, and a
 job that was stopped goes on where it was. Another job in the same folder, the second say, has ``tables_2`` and
@@ -26,17 +29,31 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import __version__
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .tables import ParticleRow, read_particles, write_particles
+from .stacks import StackWriter, open_stack
+from .tables import (
+    BadParticle,
+    ParticleRow,
+    read_bad_particles,
+    read_particles,
+    write_bad_particles,
+    write_particles,
+)
 
 DEFAULT_PARTICLES_PER_STACK = 10000
-MISSING_STACKS_NAMED = 5  # in a message
+NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
+BEFORE_ANY_IMAGE = 0  # where the number of a stack stands otherwise
+BAD_PARTICLES_NAME = "bad_particles.star"
 
 
 @dataclass(frozen=True)
@@ -52,12 +69,18 @@ class Job:
 
     @classmethod
     def write(
-        cls, folder: str, plan: DownsamplePlan, particles: Iterable[ParticleRow], particles_per_stack: int
+        cls,
+        folder: str,
+        plan: DownsamplePlan,
+        particles: Iterable[ParticleRow],
+        particles_per_stack: int,
+        bad: Sequence[BadParticle] = (),
     ) -> Job:
         """Write a job; PlanError if it cannot be done.
 
         Over another job in the folder it starts anew; over the same one, of the same plan and particles and
-        unchanged image files, what is done stays done.
+        unchanged image files, what is done stays done. `bad` are particles that cannot be used for other reasons
+        than their images; it may grow while `particles` are drawn.
         """
         _check(job_problems(plan, particles_per_stack))
         old = _job_in(folder)
@@ -74,7 +97,12 @@ class Job:
             path = os.path.join(new_tables, _todo_name(number))
             count += write_particles(path, itertools.chain(first, itertools.islice(rows, particles_per_stack - 1)))
             inputs.add(path)
+        write_bad_particles(os.path.join(new_tables, _bad_name(BEFORE_ANY_IMAGE)), bad)
+        if not count and bad:
+            path = os.path.join(folder, BAD_PARTICLES_NAME)
+            raise refusal(bad, write_bad_particles(path, bad), path)
         _check(_count_problems(count))
+        inputs.add(os.path.join(new_tables, _bad_name(BEFORE_ANY_IMAGE)))
         job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest(), old.generation + 1 if old else 1)
         if old is not None and job.fingerprint == old.fingerprint:
             shutil.rmtree(new_tables)
@@ -98,10 +126,7 @@ class Job:
             "fingerprint": self.fingerprint,
             "generation": self.generation,
         }
-        with open(self.path + ".part", "w", encoding="utf-8") as file:
-            json.dump(description, file, indent=2)
-            file.write("\n")
-        os.replace(self.path + ".part", self.path)
+        _write_json(self.path, description)
 
     @classmethod
     def read(cls, path: str) -> Job:
@@ -129,7 +154,7 @@ class Job:
         for name in os.listdir(folder):
             if re.fullmatch(r"tables(_\d+|\.new)?", name):
                 shutil.rmtree(os.path.join(folder, name))
-            elif name == "job.json":
+            elif name in ("job.json", BAD_PARTICLES_NAME):
                 os.remove(os.path.join(folder, name))
 
     # ---- what is there -------------------------------------------------------------------------------
@@ -176,8 +201,8 @@ class Job:
     @staticmethod
     def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
         for name in os.listdir(folder):
-            stack = name[: -len(".part")] if name.endswith(".part") else name
-            if re.fullmatch(r"particles_\d{6,}(_\d+)?\.mrcs", stack) and unwanted(stack):
+            match = re.fullmatch(rf"(particles_\d{{6,}}(_\d+)?\.mrcs)({StackWriter.PART_PATTERN})?", name)
+            if match and unwanted(match[1]):
                 os.remove(os.path.join(folder, name))
 
     def todo_path(self, number: int) -> str:
@@ -185,35 +210,155 @@ class Job:
         return os.path.join(self._tables, _todo_name(number))
 
     def done_path(self, number: int) -> str:
-        """Table of what became of the particles of output stack `number`; there when the stack is whole."""
+        """Table of what became of the particles of output stack `number`."""
         return os.path.join(self._tables, f"done_{number:06d}.star")
+
+    def record_path(self, number: int) -> str:
+        """What made output stack `number`, and its checksum; there when the stack is whole."""
+        return os.path.join(self._tables, f"record_{number:06d}.json")
+
+    def bad_path(self, number: int) -> str:
+        """Table of the particles of output stack `number` that cannot be used."""
+        return os.path.join(self._tables, _bad_name(number))
 
     def error_path(self, number: int) -> str:
         """Why output stack `number` could not be made, for people."""
         return os.path.join(self._tables, f"error_{number:06d}.txt")
 
+    @property
+    def bad_particles_path(self) -> str:
+        """Table of all particles that cannot be used, for people."""
+        return os.path.join(self.folder, BAD_PARTICLES_NAME)
+
+    # ---- what is done ----------------------------------------------------------------------------------
+
     def share(self, part: int, parts: int) -> range:
         """Numbers of the output stacks that process `part`, from 1, of so many is to make."""
         return range(part, self.stack_count + 1, parts)
 
-    def is_done(self, number: int) -> bool:
-        """Whether output stack `number` is there with its table."""
-        return os.path.exists(self.done_path(number)) and os.path.exists(self.stack_path(number))
+    def finish(self, number: int, inputs: Iterable[str], rows: Iterable[ParticleRow], sums: NDArray[np.uint64]) -> None:
+        """Leave the tables and the record of an output stack that is whole.
 
-    def check_done(self, numbers: Sequence[int]) -> None:
-        """Raise DataError, naming them and with the program's words if it left any, if stacks are missing."""
-        missing = [number for number in numbers if not self.is_done(number)]
+        `inputs` are the image files that it was made of, `rows` its particles, `sums` those of its images.
+        """
+        images = write_particles(self.done_path(number), rows)
+        record = {
+            "version": __version__,
+            "fingerprint": self.fingerprint,
+            "plan": self.plan.to_dict(),
+            "inputs": {path: _size_and_time(path) for path in inputs},
+            "images": images,
+            "bytes": os.path.getsize(self.stack_path(number)) if images else 0,
+            "checksum": _checksum(sums),
+        }
+        _write_json(self.record_path(number), record)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.error_path(number))
+
+    def is_done(self, number: int) -> bool:
+        """Whether output stack `number` is there, with its tables, and fits its record in size, header and count."""
+        record = self._record(number)
+        if record is None or not os.path.exists(self.done_path(number)):
+            return False
+        if not record["images"]:
+            return True
+        path = self.stack_path(number)
+        try:
+            with open_stack(path) as stack:
+                fits = stack.count == record["images"] and stack.box == (self.plan.box_out, self.plan.box_out)
+            return fits and os.path.getsize(path) == record["bytes"]
+        except (DataError, OSError):
+            return False
+
+    def is_intact(self, number: int) -> bool:
+        """Whether, besides, all pixels of output stack `number` are those that were written: it is read through."""
+        record = self._record(number)
+        if record is None or not self.is_done(number):
+            return False
+        if not record["images"]:
+            return True
+        try:
+            with open_stack(self.stack_path(number)) as stack:
+                sums = [word_sums(stack.read(image)[None])[0] for image in range(stack.count)]
+        except DataError:
+            return False
+        return bool(_checksum(np.array(sums, dtype=np.uint64)) == record["checksum"])
+
+    def may_stay(self, number: int, skip_corrupt: bool) -> bool:
+        """Whether output stack `number` need not be made again: it is intact, and has all that it is to have."""
+        return (skip_corrupt or not self._has_bad(number)) and self.is_intact(number)
+
+    def forget(self, number: int) -> None:
+        """Remove all that is left of earlier attempts at output stack `number`."""
+        for path in (self.record_path(number), self.done_path(number), self.bad_path(number), self.error_path(number)):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        name = os.path.basename(self.stack_path(number))
+        self._remove_stacks_in(self.folder, lambda stack: stack == name)
+
+    def writer(self, number: int) -> StackWriter:
+        """What writes output stack `number`."""
+        dtype = np.dtype(np.float16 if self.plan.float16 else np.float32)
+        path, size = self.stack_path(number), self.stack_size(number)
+        return StackWriter(path, size, self.plan.box_out, dtype, self.plan.apix_out)
+
+    def _record(self, number: int) -> dict[str, Any] | None:
+        """The record of an output stack, if there is one that belongs to this job."""
+        try:
+            with open(self.record_path(number), encoding="utf-8") as file:
+                record = json.load(file)
+            fits = record["fingerprint"] == self.fingerprint and {"images", "bytes", "checksum"} <= record.keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if fits else None
+
+    def bad_particles(self, numbers: Iterable[int]) -> Iterator[BadParticle]:
+        """Particles that cannot be used: those found before any image, and those of output stacks."""
+        for number in itertools.chain([BEFORE_ANY_IMAGE], numbers):
+            if self._has_bad(number):
+                yield from read_bad_particles(self.bad_path(number))
+
+    def check_worked_on(self, numbers: Sequence[int]) -> None:
+        """Raise DataError if output stacks are neither done nor refused for their particles.
+
+        It names them, or gives the program's words if it left any. All bad particles are to be found before one is
+        complained of: ``check_done`` does, when all stacks are worked on.
+        """
+        missing = [number for number in numbers if not self.is_done(number) and not self._has_bad(number)]
         if not missing:
             return
         reasons = list(dict.fromkeys(filter(None, map(self._read_error, missing))))
         if reasons:
-            raise DataError("\n".join(reasons[:MISSING_STACKS_NAMED]))
-        names = ", ".join(os.path.basename(self.stack_path(number)) for number in missing[:MISSING_STACKS_NAMED])
+            raise DataError("\n".join(reasons[:NAMED_IN_A_MESSAGE]))
+        names = ", ".join(os.path.basename(self.stack_path(number)) for number in missing[:NAMED_IN_A_MESSAGE])
         raise DataError(
             f"{self.folder}: {len(missing)} of {len(numbers)} output stacks are missing ({names}"
-            f"{', …' if len(missing) > MISSING_STACKS_NAMED else ''}), expected all: the program was killed or could "
+            f"{', …' if len(missing) > NAMED_IN_A_MESSAGE else ''}), expected all: the program was killed or could "
             "not start; see the run's log, then continue the run"
         )
+
+    def check_done(self, skip_corrupt: bool) -> int:
+        """Raise DataError unless all output stacks are done, with all particles but those that may be skipped.
+
+        All bad particles are listed in a table for people; returns their number.
+        """
+        numbers = range(1, self.stack_count + 1)
+        self.check_worked_on(numbers)
+        count = write_bad_particles(self.bad_particles_path, self.bad_particles(numbers))
+        if not count:
+            os.remove(self.bad_particles_path)
+        elif not skip_corrupt:
+            raise refusal(self.bad_particles(numbers), count, self.bad_particles_path)
+        if not any(self._images(number) for number in numbers):
+            raise DataError(f"{self.folder}: all {count} particles are corrupt, expected some that can be used")
+        return count
+
+    def _images(self, number: int) -> int:
+        record = self._record(number)
+        return record["images"] if record else 0
+
+    def _has_bad(self, number: int) -> bool:
+        return os.path.exists(self.bad_path(number))
 
     def _read_error(self, number: int) -> str:
         try:
@@ -226,6 +371,40 @@ class Job:
         """All particles in their order, each with its new image and the applied shift."""
         for number in range(1, self.stack_count + 1):
             yield from read_particles(self.done_path(number))
+
+
+def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
+    """For each image of a contiguous stack, the sum of its words, modulo 2^64: a checksum that costs little."""
+    words = images.reshape(len(images), -1)
+    unsigned = np.uint64 if words[0].nbytes % 8 == 0 else np.dtype(f"u{words.itemsize}")
+    sums: NDArray[np.uint64] = words.view(unsigned).sum(axis=1, dtype=np.uint64)
+    return sums
+
+
+def _checksum(sums: NDArray[np.uint64]) -> str:
+    """Of a stack, from the sums of its images in their order."""
+    return hashlib.sha256(sums.astype("<u8").tobytes()).hexdigest()
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    """Size (bytes) and time (ns) of a file; None if it is not there, which the run says of its particles."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
+    """That so many particles cannot be used, the first few by name, and where all are listed."""
+    named = "\n".join(map(str, itertools.islice(bad, NAMED_IN_A_MESSAGE)))
+    named = named.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be any bytes
+    more = f"\n… and {count - NAMED_IN_A_MESSAGE} more" if count > NAMED_IN_A_MESSAGE else ""
+    return DataError(
+        f"{count} particle{'s' if count > 1 else ''} cannot be used, expected none:\n{named}{more}\n"
+        f"All are listed in {path}. Mend them or drop them from the set, or let them be skipped (Skip corrupt "
+        "particles, --skip-corrupt), then continue the run"
+    )
 
 
 def stack_count(particles: int, particles_per_stack: int) -> int:
@@ -256,18 +435,14 @@ class _Fingerprint:
         for row in rows:
             if row.image_file not in self._files:
                 self._files.add(row.image_file)
-                self._add_file(row.image_file)
+                file = (row.image_file, _size_and_time(row.image_file))
+                self._hash.update(repr(file).encode("utf-8", "surrogateescape"))
             yield row
 
     def add(self, path: str) -> None:
         """Add a table of particles."""
         with open(path, "rb") as file:
             self._hash.update(file.read())
-
-    def _add_file(self, path: str) -> None:
-        with contextlib.suppress(OSError):  # the run will say so
-            status = os.stat(path)
-            self._hash.update(repr((path, status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -282,6 +457,17 @@ def _job_in(folder: str) -> Job | None:
 
 def _todo_name(number: int) -> str:
     return f"todo_{number:06d}.star"
+
+
+def _bad_name(number: int) -> str:
+    return f"bad_{number:06d}.star"
+
+
+def _write_json(path: str, content: Mapping[str, Any]) -> None:
+    with open(path + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    os.replace(path + ".part", path)
 
 
 def _count_problems(count: int) -> list[str]:

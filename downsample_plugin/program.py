@@ -9,8 +9,11 @@ does not grow with the number of particles; and a piece's results do not depend 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import shutil
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,12 +27,14 @@ from .core.downsampler import Downsampler, split_shift
 from .core.plan import DownsamplePlan
 from .core.statistics import STATISTICS
 from .errors import DataError
-from .job import Job
-from .stacks import ImageReader, StackWriter, open_part, write_images
-from .tables import ParticleRow, read_particles, write_particles
+from .job import Job, word_sums
+from .stacks import ImageReader, open_part, write_images
+from .tables import BadParticle, ParticleRow, read_particles, write_bad_particles
 
 BYTES_PER_PIECE = 48 << 20  # of float32 pixels to read: some hundredths of a second of work
 BYTES_PER_WRITE = 1 << 19  # still in the processor's cache
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+PR_SET_PDEATHSIG = 1  # of Linux, for prctl
 ROWS_AT_ONCE = 10000  # of a table
 
 Advance = Callable[[int], object]
@@ -38,8 +43,10 @@ Advance = Callable[[int], object]
 WANTED = np.dtype(
     [("id", "i8"), ("file", "i8"), ("index", "i8"), ("shift_x", "f8"), ("shift_y", "f8"), ("place", "i8")]
 )
-# What became of it: the applied shift, and the statistics of its image
-DONE = np.dtype([("shift", "f8", 2), ("statistics", STATISTICS)])
+# What became of it: the applied shift, the statistics of its image, and the sum of its words
+DONE = np.dtype([("shift", "f8", 2), ("statistics", STATISTICS), ("words", "u8")])
+# Of a piece: what became of its particles (DONE), and by their places in it, those that cannot be used
+PieceDone = tuple[NDArray[np.void], dict[int, BadParticle]]
 
 
 class Piece(NamedTuple):
@@ -50,39 +57,80 @@ class Piece(NamedTuple):
     particles: NDArray[np.void]
 
 
-def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance) -> None:
-    """Make the output stacks of a job with these numbers, but for those that are done already.
+def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, skip_corrupt: bool = False) -> None:
+    """Make the output stacks of a job with these numbers, but for those that are done and intact already.
 
-    Uses so many worker processes; `advance` is told how many particles are done. Raises DataError at the
-    first file or image that is not what it should be, naming it; the stacks that were finished by then stay.
+    Uses so many worker processes; `advance` is told how many particles are done. Particles that cannot be used
+    are listed in tables of the job; a stack that has some is made without them if they may be skipped, else not
+    at all, and the others are made nevertheless. Raises DataError if the run cannot go on: a full disk, say, or a
+    worker that died. What was finished by then stays.
     """
+    todo = [number for number in numbers if not job.may_stay(number, skip_corrupt)]
+    advance(sum(map(job.stack_size, numbers)) - sum(map(job.stack_size, todo)))
+    if not todo:
+        return
+    _check_room(job, todo)
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, _start_worker, (job.plan,)) as pool:
-        under_way: deque[_StackUnderWay] = deque()
+    under_way: deque[_StackUnderWay] = deque()
+    with ProcessPoolExecutor(workers, context, _start_worker, (job.plan, os.getpid())) as pool:
         try:
-            for number in numbers:
-                if job.is_done(number):
-                    advance(job.stack_size(number))
-                    continue
-                stack = _StackUnderWay(job, number)
+            for number in todo:
+                stack = _StackUnderWay(job, number, skip_corrupt)
                 under_way.append(stack)
                 for piece in stack.pieces():
                     while sum(len(other.pending) for other in under_way) > 2 * workers:
                         _take_oldest(under_way, advance)
-                    stack.pending.append((pool.submit(_run_piece, piece), piece.particles["place"]))
+                    with _signals_held():
+                        future = pool.submit(_run_piece, piece)
+                    stack.pending.append((future, piece.particles))
                 stack.complete = True
             while under_way:
                 _take_oldest(under_way, advance)
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            number = under_way[0].number if under_way else todo[0]
+            for stack in under_way:
+                stack.discard()
             if isinstance(error, BrokenProcessPool):
                 error = DataError(
-                    "a worker process died: it was killed, or the machine ran out of memory; "
+                    "A worker process died: it was killed, or the machine ran out of memory; "
                     "use fewer threads or ask for more memory, then continue the run"
                 )
-            if isinstance(error, (DataError, OSError)):
-                _leave_word(job, under_way[0].number if under_way else numbers[0], error)
+            elif isinstance(error, OSError):
+                error = DataError(
+                    f"{job.folder}: the output cannot be written ({error.strerror or error}), expected room for "
+                    f"{_megabytes(job, todo):.0f} MB; make room, then continue the run"
+                )
+            if isinstance(error, DataError):
+                _leave_word(job, number, error)
             raise error
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Have Ctrl-C and its like wait: workers start here, which are not to be hit, nor is the pool while it is at it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_room(job: Job, numbers: Sequence[int]) -> None:
+    """Refuse output stacks that the disk has no room for before hours are spent on them."""
+    free = shutil.disk_usage(job.folder or ".").free / 1e6
+    needed = _megabytes(job, numbers)
+    if free < needed:
+        error = DataError(
+            f"{job.folder}: the disk has room for {free:.0f} MB, expected {needed:.0f} MB for {len(numbers)} output "
+            "stacks; make room, then continue the run"
+        )
+        _leave_word(job, numbers[0], error)
+        raise error
+
+
+def _megabytes(job: Job, numbers: Sequence[int]) -> float:
+    return sum(job.writer(number).bytes for number in numbers) / 1e6
 
 
 def _leave_word(job: Job, number: int, error: Exception) -> None:
@@ -105,9 +153,9 @@ def _take_oldest(under_way: deque[_StackUnderWay], advance: Advance) -> None:
 class _StackUnderWay:
     """An unfinished output stack: what is to be done, what workers have, what has come back."""
 
-    def __init__(self, job: Job, number: int):
+    def __init__(self, job: Job, number: int, skip_corrupt: bool):
         self.number = number
-        self._job = job
+        self._job, self._skip_corrupt = job, skip_corrupt
         self._files: dict[str, int] = {}
         rows = read_particles(job.todo_path(number))
         self._todo = np.fromiter(
@@ -122,13 +170,14 @@ class _StackUnderWay:
                 f"{job.todo_path(number)}: got {len(self._todo)} particles, expected {job.stack_size(number)}; write "
                 "the job again"
             )
-        plan = job.plan
-        dtype = np.dtype(np.float16 if plan.float16 else np.float32)
-        self._writer = StackWriter(job.stack_path(number), len(self._todo), plan.box_out, dtype, plan.apix_out)
-        self._writer.create()
         self._done = np.zeros(len(self._todo), dtype=DONE)
-        self.pending: deque[tuple[Future[NDArray[np.void]], NDArray[Any]]] = deque()
+        self._good = np.ones(len(self._todo), dtype=bool)
+        self._bad: list[BadParticle] = []
+        self.pending: deque[tuple[Future[PieceDone], NDArray[np.void]]] = deque()
         self.complete = False  # whether all pieces were handed out
+        job.forget(number)
+        self._writer = job.writer(number)
+        self._writer.create()
 
     def pieces(self) -> Iterator[Piece]:
         """The particles in pieces, in the order of the files on disk."""
@@ -147,22 +196,36 @@ class _StackUnderWay:
 
     def take_oldest(self) -> int:
         """Wait for the oldest piece that workers have, and return its number of particles."""
-        future, places = self.pending.popleft()
-        self._done[places] = future.result()
+        future, particles = self.pending.popleft()
+        done, problems = future.result()
+        places = particles["place"]
+        self._done[places] = done
+        for i, bad in problems.items():
+            self._good[places[i]] = False
+            self._bad.append(bad)
         return len(places)
 
     def finish(self) -> None:
-        """Give the stack its name and leave its table."""
-        self._writer.finish(self._done["statistics"])
-        write_particles(self._job.done_path(self.number), self._results())
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._job.error_path(self.number))
+        """Give the stack its name and leave its tables; only the latter if it has particles that cannot be used."""
+        if self._bad:
+            places = {number: place for place, number in enumerate(self._todo["id"].tolist())}
+            self._bad.sort(key=lambda bad: places[bad.particle_id])
+            write_bad_particles(self._job.bad_path(self.number), self._bad)
+            if not self._skip_corrupt:
+                self.discard()
+                return
+        self._writer.finish(self._done["statistics"], self._good)
+        self._job.finish(self.number, self._files, self._results(), self._done["words"][self._good])
+
+    def discard(self) -> None:
+        """Remove what there is of the stack."""
+        self._writer.discard()
 
     def _results(self) -> Iterator[ParticleRow]:
-        for start in range(0, len(self._todo), ROWS_AT_ONCE):
+        numbers, shifts = self._todo["id"][self._good], self._done["shift"][self._good]
+        for start in range(0, len(numbers), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            numbers, shifts = self._todo["id"][rows].tolist(), self._done["shift"][rows].tolist()
-            for index, (number, shift) in enumerate(zip(numbers, shifts), start=start + 1):
+            for index, (number, shift) in enumerate(zip(numbers[rows].tolist(), shifts[rows].tolist()), start + 1):
                 yield ParticleRow(number, index, self._writer.path, *shift)
 
 
@@ -171,20 +234,31 @@ _downsampler: Downsampler
 _images: NDArray[Any]  # to be written
 
 
-def _start_worker(plan: DownsamplePlan) -> None:
+def _start_worker(plan: DownsamplePlan, parent: int) -> None:
     global _downsampler, _images
+    _end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     _downsampler = Downsampler(plan)
     bytes_of_block = _downsampler.block * plan.box_out**2 * _downsampler.dtype.itemsize
     count = max(BYTES_PER_WRITE // bytes_of_block, 1) * _downsampler.block
     _images = np.empty((count, plan.box_out, plan.box_out), dtype=_downsampler.dtype)
 
 
-def _run_piece(piece: Piece) -> NDArray[np.void]:
-    """In a worker: downsample the particles of a piece into their places; what became of them (DONE)."""
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run_piece(piece: Piece) -> PieceDone:
+    """In a worker: downsample the particles of a piece into their places."""
     plan, block = _downsampler.plan, _downsampler.block
     particles = piece.particles
     split = split_shift(np.stack([particles["shift_x"], particles["shift_y"]], axis=1), plan.recenter)
-    done = np.empty(len(particles), dtype=DONE)
+    done = np.zeros(len(particles), dtype=DONE)
     done["shift"] = split.applied
     wanted = [
         _Wanted(number, piece.files[file], index, *move)
@@ -192,18 +266,21 @@ def _run_piece(piece: Piece) -> NDArray[np.void]:
             particles.tolist(), zip(split.whole.tolist(), split.fraction.tolist())
         )
     ]
+    problems: dict[int, BadParticle] = {}
     with open_part(piece.part_path) as part, ImageReader() as reader:
         for first in range(0, len(done), len(_images)):
             last = min(first + len(_images), len(done))
             for start in range(first, last, block):
                 stop = min(start + block, last)
-                _put_block(reader, wanted[start:stop])
-                outcome = _downsampler.run(stop - start, _images[start - first : stop - first])
-                for place, problem in sorted(outcome.problems.items()):
-                    raise wanted[start + place].refused(problem)
+                refused = _put_block(reader, wanted[start:stop])
+                images = _images[start - first : stop - first]
+                outcome = _downsampler.run(stop - start, images)
                 done["statistics"][start:stop] = outcome.statistics
+                done["words"][start:stop] = word_sums(images)
+                for place, problem in {**outcome.problems, **refused}.items():
+                    problems[start + place] = wanted[start + place].refused(problem)
             _write_runs(part, particles["place"][first:last], _images)
-    return done
+    return done, problems
 
 
 class _Wanted(NamedTuple):
@@ -215,12 +292,13 @@ class _Wanted(NamedTuple):
     whole: Sequence[int]
     fraction: Sequence[float]
 
-    def refused(self, problem: DataError) -> DataError:
-        return DataError(f"Particle {self.number}, image {self.image_index} of {self.path}: {problem}")
+    def refused(self, problem: DataError) -> BadParticle:
+        return BadParticle(self.number, self.image_index, self.path, str(problem))
 
 
-def _put_block(reader: ImageReader, wanted: Sequence[_Wanted]) -> None:
-    """Read images to their places in a block."""
+def _put_block(reader: ImageReader, wanted: Sequence[_Wanted]) -> dict[int, DataError]:
+    """Read images to their places in a block; by their places, the problems of those that cannot be used."""
+    problems = {}
     for place, particle in enumerate(wanted):
         try:
             stack = reader.open(particle.path)
@@ -228,7 +306,8 @@ def _put_block(reader: ImageReader, wanted: Sequence[_Wanted]) -> None:
             memory = _downsampler.memory(place, stack.shape, stack.dtype)
             _downsampler.put(place, stack.read(number, memory), particle.whole, particle.fraction)
         except DataError as problem:
-            raise particle.refused(problem) from problem
+            problems[place] = problem
+    return problems
 
 
 def _write_runs(part: int, places: NDArray[np.int64], images: NDArray[np.generic]) -> None:

@@ -7,6 +7,7 @@ pixel size on every line and origins in pixels.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Callable, NamedTuple
 
 from .core.plan import DownsamplePlan
 from .errors import DataError
-from .stacks import StackReader
+from .stacks import open_stack
 from .star import StarLine, star_lines
 from .tables import ParticleRow
 
@@ -105,18 +106,22 @@ class RelionStar:
         return int(index) if at else 0, self._files[file]
 
     def _group(self, values: dict[str, str], file: str) -> ImageGroup:
-        if self.has_optics:
-            key = values.get("rlnOpticsGroup", "1")
-            if key not in self._optics:
-                raise DataError(
-                    f"{self.path}: a particle is of optics group {key}, expected one of {', '.join(self._optics)} (the "
-                    "optics table); write the file again"
-                )
-        else:
-            key = f"{values.get('rlnMagnification')} {values.get('rlnDetectorPixelSize')}"
+        key = self._key(values)
         if key not in self._groups:
             self._groups[key] = self._new_group(key, {**values, **self._optics.get(key, {})}, file)
         return self._groups[key]
+
+    def _key(self, values: dict[str, str]) -> str:
+        """What tells the groups apart: the optics group, or before those, what makes the pixel size."""
+        if not self.has_optics:
+            return f"{values.get('rlnMagnification')} {values.get('rlnDetectorPixelSize')}"
+        key = values.get("rlnOpticsGroup", "1")
+        if key not in self._optics:
+            raise DataError(
+                f"{self.path}: a particle is of optics group {key}, expected one of {', '.join(self._optics)} (the "
+                "optics table); write the file again"
+            )
+        return key
 
     def _new_group(self, key: str, values: dict[str, str], file: str) -> ImageGroup:
         if self.has_optics:
@@ -128,12 +133,23 @@ class RelionStar:
         if not micrograph:
             original = self._number(values, "rlnMicrographOriginalPixelSize", 0.0)
             micrograph = original if math.isclose(original, apix, rel_tol=SAME_PIXEL_SIZE) else 0.0
+        return ImageGroup(key, self._box(key, file), apix, micrograph or None)
+
+    def _box(self, key: str, file: str) -> int:
+        """Box of a group, as a file of its particles says, or the next that can be read: rlnImageSize may be stale."""
         try:
-            with StackReader(file) as stack:  # what the file says: rlnImageSize is stale in the wild
-                box = stack.box[0]
+            with open_stack(file) as stack:
+                return stack.box[0]
         except DataError as error:
+            tried = {file}
+            for line in star_lines(self.path):
+                if line.is_row and "rlnImageName" in line.values and self._key(line.values) == key:
+                    _, other = self._image(line.values["rlnImageName"])
+                    if other not in tried:
+                        tried.add(other)
+                        with contextlib.suppress(DataError), open_stack(other) as stack:
+                            return stack.box[0]
             raise DataError(f"{self.path}: {file}: {error}") from error
-        return ImageGroup(key, box, apix, micrograph or None)
 
     def _number(self, values: dict[str, str], label: str, default: float | None = None) -> float:
         text = values.get(label, "")
@@ -154,14 +170,23 @@ class RelionStar:
     ) -> Iterator[str]:
         """All lines, with image names, sizes, pixel sizes, origins and coordinates of the new images.
 
-        `results` gives, for a group, an iterator over what became of the particles of its plan, in order.
+        `results` gives, for a group, an iterator over what became of the particles of its plan, in order and with
+        their numbers in the file, from 1; the lines of those that it lacks are left out.
         """
         groups = {group.key: group for group in self.groups()}
+        waiting: dict[DownsamplePlan, ParticleRow | None] = {}  # the next result of each plan
+        number = 0
         for line in star_lines(self.path):
             if line.is_row and "rlnImageName" in line.values:
+                number += 1
                 particle = self._particle(line)
-                changes = self._of_particle(particle, plan_of(particle.group), next(results(particle.group)))
-                yield line.with_values(changes)
+                plan = plan_of(particle.group)
+                if plan not in waiting:
+                    waiting[plan] = next(results(particle.group), None)
+                result = waiting[plan]
+                if result is not None and result.particle_id == number:
+                    del waiting[plan]
+                    yield line.with_values(self._of_particle(particle, plan, result))
             elif line.block == "optics" and line.values:
                 key = line.values.get("rlnOpticsGroup", "") if line.is_row else "1"
                 yield line.with_values(_of_optics(plan_of(groups[key]))) if key in groups else line.text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""MRC image stacks: read any image by number, write a stack image by image in any order.
+"""Image stacks: read any image by number, write an MRC stack image by image in any order.
 
 mrcfile brings the header and its meaning; reading and writing go straight between the file and small
 buffers that are used again, since a set is far larger than memory.
@@ -7,8 +7,10 @@ buffers that are used again, since a set is far larger than memory.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,41 +21,81 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import DataError
 
+XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf", ".tif", ".tiff")
 READABLE_MODES = (0, 1, 2, 6, 12)
 LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
 LABEL = f"scipion-em-downsample {__version__}"
 
 
-class StackReader:
-    """Reads single images of an MRC stack, by their number from 0.
+class StackReader(abc.ABC):
+    """Reads single images of a stack, by their number from 0; a context manager.
 
-    A context manager. `box` is (columns, rows) in px, `shape` (rows, columns), `count` the number of images, `dtype`
-    theirs as stored, `apix` the pixel size (Å/px) that the header gives.
-
-    Raises
-    ------
-    DataError if the file cannot be read or its header makes no sense; it does not name the file.
+    Attributes
+    ----------
+    box : (columns, rows) in px
+    count : number of images
+    dtype : theirs, as ``read`` gives them
+    apix : the pixel size (Å/px) that the header gives; it may be 0 or wrong
     """
 
-    def __init__(self, path: str):
-        try:
-            self._file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError(
-                f"the file cannot be opened ({error.strerror}), expected an MRC stack; check that it is there and "
-                "readable"
-            ) from error
-        try:
-            self._read_header()
-        except BaseException:
-            self.close()
-            raise
+    box: tuple[int, int]
+    count: int
+    dtype: np.dtype[np.generic]
+    apix: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, as arrays have them."""
+        return self.box[1], self.box[0]
 
     def __enter__(self) -> StackReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def number_of(self, index: int) -> int:
+        """Number (from 0) of the image that a particle set gives as `index`: from 1, or 0 for the one of its file."""
+        if index == 0 and self.count > 1:
+            raise DataError(
+                f"the set names no image number, and the file holds {self.count} images, expected one; "
+                "import it as a stack (.mrcs)"
+            )
+        if not 0 <= index <= self.count:
+            raise DataError(
+                f"image {index} of the file is asked for, expected 1 to {self.count} (the images that the file "
+                "holds); check the image numbers of the set"
+            )
+        return max(index, 1) - 1
+
+    @abc.abstractmethod
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
+
+
+def open_stack(path: str) -> StackReader:
+    """The stack in a file, by its suffix: Xmipp's library reads those of other programs, all else is MRC.
+
+    Raises DataError, which does not name the file, if it cannot be read or its header makes no sense.
+    """
+    reader = XmippReader if path.lower().endswith(XMIPP_SUFFIXES) else MrcReader
+    return reader(path)
+
+
+class MrcReader(StackReader):
+    """Reads MRC stacks."""
+
+    def __init__(self, path: str):
+        self._file = _open_to_read(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -78,9 +120,7 @@ class StackReader:
             )
         order, fields = header
         self.box = (int(fields["nx"]), int(fields["ny"]))
-        self.shape = self.box[::-1]
         self.count = int(fields["nz"])
-        #: Å/px, as the header says: it may be 0 or wrong
         self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)
         self.dtype = dtype_from_mode(fields["mode"]).newbyteorder(order)
         self._data_start = HEADER_DTYPE.itemsize + int(fields["nsymbt"])
@@ -94,30 +134,80 @@ class StackReader:
                 f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
             )
 
-    def number_of(self, index: int) -> int:
-        """Number (from 0) of the image that a particle set gives as `index`: from 1, or 0 for the one of its file."""
-        if index == 0 and self.count > 1:
-            raise DataError(
-                f"the set names no image number, and the file holds {self.count} images, expected one; "
-                "import it as a stack (.mrcs)"
-            )
-        if not 0 <= index <= self.count:
-            raise DataError(
-                f"image {index} of the file is asked for, expected 1 to {self.count} (the images that the file "
-                "holds); check the image numbers of the set"
-            )
-        return max(index, 1) - 1
-
     def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
         """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
         view = memoryview(bytearray(self.image_bytes)) if buffer is None else buffer[: self.image_bytes]
         got = 0
         while got < self.image_bytes:
-            read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
+            try:
+                read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
+            except OSError as error:
+                raise DataError(
+                    f"the file cannot be read ({error.strerror}), expected {self.image_bytes} bytes of the image; "
+                    "check the disk, or copy the file again"
+                ) from error
             if not read:
                 raise DataError("the file ends within the image: it was cut short while it was read; write it again")
             got += read
         return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
+
+
+class XmippReader(StackReader):
+    """Reads Spider, Imagic, EMAN (HDF5) and TIFF stacks through Xmipp's library, which comes with scipion-em."""
+
+    dtype = np.dtype(np.float32)
+    apix = 0.0
+
+    def __init__(self, path: str):
+        os.close(_open_to_read(path))
+        try:
+            import xmippLib
+        except ImportError as error:
+            raise DataError(
+                f"the file is of a format that Xmipp's library reads, which is not there ({error}); install "
+                "scipion-em, or convert the particles to an MRC stack"
+            ) from error
+        self._path, self._image = path, xmippLib.Image()
+        self._errors = (xmippLib.XmippError, RuntimeError, ValueError, TypeError)
+        try:
+            self._image.read(path, xmippLib.HEADER)
+            columns, rows, slices, self.count = map(int, self._image.getDimensions())
+        except self._errors as error:
+            raise self._unreadable(error) from error
+        self.box = columns, rows
+        if min(columns, rows, self.count) < 1 or slices != 1 or max(self.box) > LARGEST_SIDE:
+            raise DataError(
+                f"the file says {columns} x {rows} x {slices} px and {self.count} images, expected a stack of images; "
+                "convert the particles to an MRC stack first"
+            )
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0), always in new memory."""
+        try:
+            self._image.read(f"{number + 1}@{self._path}" if self.count > 1 else self._path)
+            return np.asarray(self._image.getData(), dtype=self.dtype)
+        except self._errors as error:
+            raise self._unreadable(error) from error
+
+    @staticmethod
+    def _unreadable(error: Exception) -> DataError:
+        reason = " ".join(str(error).split("File:")[0].split())  # without the place in Xmipp's code
+        return DataError(
+            f"Xmipp's library cannot read the file ({reason}); convert the particles to an MRC stack first"
+        )
+
+
+def _open_to_read(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(
+            f"the file cannot be opened ({error.strerror}), expected a stack of images; check that it is there and "
+            "readable"
+        ) from error
 
 
 class ImageReader:
@@ -143,7 +233,7 @@ class ImageReader:
         """The stack in a file; DataError, which does not name the file, if there is none."""
         if self._stack is None or path != self._path:
             self.close()
-            self._stack, self._path = StackReader(path), path
+            self._stack, self._path = open_stack(path), path
         return self._stack
 
 
@@ -163,29 +253,50 @@ def _native_header(raw: bytes) -> tuple[str, np.void] | None:
 class StackWriter:
     """Writes images into a stack that appears under its name only when it is whole.
 
-    Workers open the same unfinished stack (``part_path``) and write disjoint images; who made it finishes it.
+    Until then it has a name that no other process uses (``part_path``), which workers open (``open_part``) to
+    write their images at their places; who made it finishes or discards it.
     """
+
+    PART_PATTERN = r"\.[0-9a-f]{16}\.part"
 
     def __init__(self, path: str, count: int, box: int, dtype: np.dtype[np.generic], apix: float):
         self.path = path
-        self.part_path = path + ".part"
-        self._header = _new_header(count, box, dtype, apix)
-        self._data_bytes = count * box**2 * dtype.itemsize
+        self.part_path = f"{path}.{secrets.token_hex(8)}.part"
+        self._box, self._dtype, self._apix = box, dtype, apix
+        self._bytes_of_image = box**2 * dtype.itemsize
+        self.bytes: int = HEADER_DTYPE.itemsize + count * self._bytes_of_image
 
     def create(self) -> None:
         """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
-        with open(self.part_path, "wb") as file:
-            file.truncate(HEADER_DTYPE.itemsize + self._data_bytes)
+        with open(self.part_path, "xb") as file:
+            file.truncate(self.bytes)
 
-    def finish(self, statistics: NDArray[np.void]) -> None:
-        """Write the header, with the statistics of all images (STATISTICS), and give the stack its name."""
-        header = self._header
-        header["dmin"], header["dmax"] = statistics["smallest"].min(), statistics["largest"].max()
-        header["dmean"] = statistics["mean"].mean()
-        header["rms"] = np.sqrt(statistics["variance"].mean() + statistics["mean"].var())
+    def finish(self, statistics: NDArray[np.void], kept: NDArray[np.bool_]) -> None:
+        """Give the stack its name, with those images that are kept, and their statistics (STATISTICS) in the header.
+
+        Both in the order of the images. If none is kept there is no stack.
+        """
+        if not kept.any():
+            self.discard()
+            return
         with open(self.part_path, "r+b") as file:
-            file.write(header.tobytes())
+            if not kept.all():
+                self._close_up(file.fileno(), kept)
+            file.write(_new_header(int(kept.sum()), self._box, self._dtype, self._apix, statistics[kept]).tobytes())
         os.replace(self.part_path, self.path)
+
+    def discard(self) -> None:
+        """Remove the unfinished stack."""
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.part_path)
+
+    def _close_up(self, file: int, kept: NDArray[np.bool_]) -> None:
+        """Move the images that are kept together, in place."""
+        size, start = self._bytes_of_image, HEADER_DTYPE.itemsize
+        for new, old in enumerate(np.flatnonzero(kept).tolist()):
+            if new != old:
+                _write_all(file, memoryview(os.pread(file, size, start + old * size)), start + new * size)
+        os.ftruncate(file, start + int(kept.sum()) * size)
 
 
 @contextlib.contextmanager
@@ -200,15 +311,19 @@ def open_part(path: str) -> Iterator[int]:
 
 def write_images(file: int, number: int, images: NDArray[np.generic]) -> None:
     """Write images (count, rows, columns) of an unfinished stack, as number `number` (from 0) and the following."""
-    data = images.data.cast("B")
-    offset = HEADER_DTYPE.itemsize + number * images[0].nbytes
+    _write_all(file, images.data.cast("B"), HEADER_DTYPE.itemsize + number * images[0].nbytes)
+
+
+def _write_all(file: int, data: memoryview, offset: int) -> None:
     written = 0
     while written < len(data):
         written += os.pwrite(file, data[written:], offset + written)
 
 
-def _new_header(count: int, box: int, dtype: np.dtype[np.generic], apix: float) -> NDArray[np.void]:
-    """MRC2014 header of an image stack: ispg 0, mz 1, voxel size set; statistics are still to come."""
+def _new_header(
+    count: int, box: int, dtype: np.dtype[np.generic], apix: float, statistics: NDArray[np.void]
+) -> NDArray[np.void]:
+    """MRC2014 header of an image stack: ispg 0, mz 1, voxel size set."""
     header = np.zeros((), dtype=HEADER_DTYPE.newbyteorder("<"))
     header["nx"] = header["ny"] = header["mx"] = header["my"] = box
     header["nz"], header["mz"] = count, 1
@@ -223,4 +338,7 @@ def _new_header(count: int, box: int, dtype: np.dtype[np.generic], apix: float) 
     header["machst"] = (0x44, 0x44, 0, 0)
     header["nlabl"] = 1
     header["label"][0] = LABEL.encode("ascii")
+    header["dmin"], header["dmax"] = statistics["smallest"].min(), statistics["largest"].max()
+    header["dmean"] = statistics["mean"].mean()
+    header["rms"] = np.sqrt(statistics["variance"].mean() + statistics["mean"].var())
     return header

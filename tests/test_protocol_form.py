@@ -232,7 +232,7 @@ def test_a_singular_matrix_names_its_particle(project, sets):
     )
     protocol = new_downsample(project, singular, recenter=True)
     project.launchProtocol(protocol, wait=True)
-    assert "Particle 2: alignment matrix: " in protocol.getErrorMessage()
+    assert "Particle 2, image 2 of some.mrcs: alignment matrix: " in protocol.getErrorMessage()
 
 
 def test_warnings_and_the_expected_outcome(project, sets):

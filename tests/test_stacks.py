@@ -7,11 +7,11 @@ import pytest
 
 from downsample_plugin.core.statistics import image_statistics
 from downsample_plugin.errors import DataError
-from downsample_plugin.stacks import StackReader, StackWriter, open_part, write_images
+from downsample_plugin.stacks import StackWriter, open_part, open_stack, write_images
 
 
 def read_all(path):
-    with StackReader(str(path)) as reader:
+    with open_stack(str(path)) as reader:
         buffer = memoryview(bytearray(reader.image_bytes))
         return np.stack([reader.read(i, buffer).copy() for i in range(reader.count)])
 
@@ -68,12 +68,12 @@ def test_damaged_files(tmp_path, damage, sentence):
     mrcfile.write(path, noise())
     damage(path)
     with pytest.raises(DataError, match=sentence):
-        StackReader(str(path))
+        open_stack(str(path))
 
 
 def test_images_beyond_the_stack(tmp_path):
     mrcfile.write(tmp_path / "a.mrcs", noise())
-    with StackReader(str(tmp_path / "a.mrcs")) as reader:
+    with open_stack(str(tmp_path / "a.mrcs")) as reader:
         for index in (-1, 4):
             with pytest.raises(DataError, match=f"image {index} of the file is asked for, expected 1 to 3"):
                 reader.number_of(index)
@@ -88,7 +88,7 @@ def test_a_written_stack(tmp_path, dtype):
         for first, last in ((2, 4), (0, 2)):
             write_images(part, first, images[first:last])
     assert not (tmp_path / "out.mrcs").exists()
-    writer.finish(image_statistics(images.astype(np.float32), np.empty((3, 16, 16))))
+    writer.finish(image_statistics(images.astype(np.float32), np.empty((3, 16, 16))), np.ones(4, dtype=bool))
     assert [p.name for p in tmp_path.iterdir()] == ["out.mrcs"]
     assert mrcfile.validate(tmp_path / "out.mrcs")
     with mrcfile.open(tmp_path / "out.mrcs") as mrc:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downsample_plugin.errors import DataError
-from downsample_plugin.tables import HEAD, ParticleRow, read_particles, write_particles
+from downsample_plugin.tables import PARTICLES_HEAD, ParticleRow, read_particles, write_particles
 
 # Any name that a Linux file can have
 names = st.binary(min_size=1).filter(lambda name: b"\0" not in name).map(os.fsdecode)
@@ -57,8 +57,8 @@ def test_an_unfinished_table_does_not_appear(tmp_path):
         "",
         "data_other\n\nloop_\n_a\n1\n",
         "data_particles\n\nloop_\n_particleId\nx\n",
-        HEAD + "1 2 a b 3\n",
-        HEAD + "1 2",
+        PARTICLES_HEAD + "1 2 a b 3\n",
+        PARTICLES_HEAD + "1 2",
     ],
 )
 def test_tables_that_are_none(tmp_path, text):

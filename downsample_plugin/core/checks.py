@@ -14,7 +14,7 @@ from .geometry import largest_prime_factor
 from .plan import DownsamplePlan, FilterShape, Recenter
 
 SMALLEST_BOX = 8  # px; less is no image
-LARGEST_BOX = 16384  # px; one image of that box is a gigabyte already
+LARGEST_BOX = 4096  # px; no particle comes near, and no more memory is given on a header's word
 SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to here
 
 

@@ -10,7 +10,7 @@ from pwem.objects import SetOfClasses
 from ..core.alignment import Reading, shift_from_matrix
 from ..core.plan import Recenter
 from ..errors import DataError
-from ..tables import ParticleRow
+from ..tables import BadParticle, ParticleRow
 
 
 class OwnAlignment:
@@ -158,23 +158,23 @@ def _matrix(item):
     return None if transform is None else np.asarray(transform.getMatrix(), dtype=np.float64)
 
 
-def particleRows(particles, alignment, plan):
-    """The particles of a set that a job is to downsample, each with the shift that recentring is to use."""
+def particleRows(particles, alignment, plan, bad):
+    """The particles of a set that a job is to downsample, each with the shift that recentring is to use.
+
+    Those whose matrix makes no sense are appended to the list `bad` instead, even where their shift is not applied.
+    """
     recentering = plan.recenter is not Recenter.NONE
     for particle in particles.iterItems():
         matrix = alignment.matrixOf(particle)
         if not particle.isEnabled() or (matrix is None and (alignment.connected or recentering)):
             continue
+        name = particle.getObjId(), particle.getIndex(), particle.getFileName()
         shift = (0.0, 0.0)
-        if matrix is not None:  # one that is broken is refused even where its shift is not applied
-            wanted = _shift(particle, matrix, alignment.reading)
+        if matrix is not None:
+            try:
+                wanted = shift_from_matrix(matrix, alignment.reading)[:2]
+            except DataError as problem:
+                bad.append(BadParticle(*name, str(problem)))
+                continue
             shift = wanted if recentering else shift
-        yield ParticleRow(particle.getObjId(), particle.getIndex(), particle.getFileName(), *shift)
-
-
-def _shift(particle, matrix, reading):
-    """(sx, sy) of a particle's matrix; DataError with its id."""
-    try:
-        return shift_from_matrix(matrix, reading)[:2]
-    except DataError as error:
-        raise DataError(f"Particle {particle.getObjId()}: {error}") from error
+        yield ParticleRow(*name, *shift)

@@ -242,3 +242,14 @@ def _defineOutput(form):
         label="Particles per stack",
         help="The output is written in stack files of up to so many particles.",
     )
+    form.addParam(
+        "skipCorrupt",
+        params.BooleanParam,
+        default=False,
+        expertLevel=LEVEL_ADVANCED,
+        label="Skip corrupt particles",
+        help="What to do with particles that cannot be used: their file is missing or cut short, their box is another, "
+        "their pixels are not numbers, their alignment matrix is singular … _No_: all images are worked through, then "
+        "the run fails, with all such particles in _bad_particles.star_ in its folder. _Yes_: they are left out, and "
+        "listed there; the summary says how many.",
+    )

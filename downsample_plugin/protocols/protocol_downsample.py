@@ -8,6 +8,7 @@ import enum
 import shlex
 import subprocess
 import sys
+import time
 
 from pwem.objects import SetOfParticles
 from pwem.protocols import EMProtocol
@@ -18,7 +19,7 @@ from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
-from ..stacks import StackReader
+from ..stacks import open_stack
 from .alignments import Connected2D, Connected3D, OwnAlignment, particleRows
 from .form_downsample import (
     FILTER_SHAPES,
@@ -57,44 +58,45 @@ class ProtDownsampleParticles(EMProtocol):
 
     # --------------------------- steps ----------------------------------------------
     def _insertAllSteps(self):
-        settings = self._settings()
-        job = self._insertFunctionStep(self.writeJobStep, settings, prerequisites=[], needsGPU=False)
+        # On "continue" steps run again whose arguments have changed. Here all do: the job knows best what is done,
+        # since it looks at the input's files and at its own.
+        launched = time.time()
+        job = self._insertFunctionStep(self.writeJobStep, launched, prerequisites=[], needsGPU=False)
         parts = self._numberOfParts()
         downsampled = [
-            self._insertFunctionStep(self.downsampleStep, part, parts, settings, prerequisites=[job], needsGPU=False)
+            self._insertFunctionStep(self.downsampleStep, part, parts, launched, prerequisites=[job], needsGPU=False)
             for part in range(1, parts + 1)
         ]
-        self._insertFunctionStep(self.createOutputStep, settings, prerequisites=downsampled, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, launched, prerequisites=downsampled, needsGPU=False)
 
-    def writeJobStep(self, settings):
+    def writeJobStep(self, launched):
         """Write what the program is to do."""
         with _toldToTheUser():
             plan = self._plan()
-            rows = particleRows(self.inputParticles.get(), self._alignment().load(plan.apix_in), plan)
-            job = Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get())
-        return [job.path]
+            bad = []
+            rows = particleRows(self.inputParticles.get(), self._alignment().load(plan.apix_in), plan, bad)
+            Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get(), bad)
 
-    def downsampleStep(self, part, parts, settings):
+    def downsampleStep(self, part, parts, launched):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
             share = f"--part {part}/{parts} " if parts > 1 else ""
-            arguments = f"-m downsample_plugin {job.path} {share}--jobs {self.numberOfThreads.get()}"
+            skip = "--skip-corrupt " if self.skipCorrupt else ""
+            arguments = f"-m downsample_plugin {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
             with contextlib.suppress(subprocess.CalledProcessError):
                 self.runJob(shlex.quote(sys.executable), arguments)
-            stacks = job.share(part, parts)
-            job.check_done(stacks)
-        return [path for number in stacks for path in (job.stack_path(number), job.done_path(number))]
+            job.check_worked_on(job.share(part, parts))
 
-    def createOutputStep(self, settings):
+    def createOutputStep(self, launched):
         """Make the output set from the input set and the program's results."""
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
-            job.check_done(range(1, job.stack_count + 1))
+            corrupt = job.check_done(self.skipCorrupt.get())
             alignment = self._alignment().load(job.plan.apix_in)
             results = Results(job)
             output = results.outputSet(self.inputParticles.get(), alignment, self._getPath())
-        self.summaryVar.set("\n".join(describeRun(job.plan, alignment, results)))
+        self.summaryVar.set("\n".join(describeRun(job, alignment, results, corrupt)))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
@@ -180,17 +182,6 @@ class ProtDownsampleParticles(EMProtocol):
                 return source(pointer.get(), convention)
         return OwnAlignment(self.inputParticles.get(), convention)
 
-    def _settings(self):
-        """All that the result depends on: a step runs again on "continue" when its arguments have changed."""
-        pointers = (self.inputParticles, self.alignments3D, self.alignments2D)
-        inputs = [(pointer.getUniqueId(), pointer.get().getSize()) for pointer in pointers if pointer.hasValue()]
-        return {
-            "plan": self._plan().to_dict(),
-            "particlesPerStack": self.particlesPerStack.get(),
-            "alignment2DConvention": self.getEnumText("alignment2DConvention"),
-            "inputs": inputs,
-        }
-
 
 def _threadProblems(threads):
     if threads and threads >= 1:
@@ -215,8 +206,21 @@ def _imageProblems(particles):
 
 
 def _dimensions(particles):
-    """(width, height) in px of the first image. The set's own idea is wrong for files of the other byte order."""
-    with StackReader(particles.getFirstItem().getFileName()) as stack:
+    """(width, height) in px of the first image, or of another file if that one cannot be read.
+
+    The set's own idea is wrong for files of the other byte order.
+    """
+    try:
+        return _boxOf(particles.getFirstItem().getFileName())
+    except DataError:
+        for path in sorted(particles.getFiles()):
+            with contextlib.suppress(DataError):
+                return _boxOf(path)
+        raise
+
+
+def _boxOf(path):
+    with open_stack(path) as stack:
         return stack.box
 
 

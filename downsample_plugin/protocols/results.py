@@ -17,14 +17,14 @@ from ..errors import DataError
 class Results:
     """The program's results, read along with the input set: both are in the order of the set.
 
-    Counts the particles `taken` over, and those of the set that have no result, `disabled` or `unaligned`.
+    Counts the particles `taken` over, and those of the set that have no result: `disabled` or `missing`.
     """
 
     def __init__(self, job):
         self._plan, self._folder = job.plan, job.folder
         self._rows = job.results()
         self._next = next(self._rows, None)
-        self.taken = self.disabled = self.unaligned = 0
+        self.taken = self.disabled = self.missing = 0
 
     def outputSet(self, particles, alignment, folder):
         """The output set in a folder, of the input's class and properties, at the new sampling rate.
@@ -57,7 +57,7 @@ class Results:
             self.taken += 1
             return True
         if particle.isEnabled():
-            self.unaligned += 1
+            self.missing += 1
         else:
             self.disabled += 1
         return False
@@ -79,17 +79,20 @@ class Results:
         particle._downsampleShiftY = Float(result.shift_y * plan.apix_in)
 
 
-def describeRun(plan, alignment, results):
-    """What was done, a line each."""
+def describeRun(job, alignment, results, corrupt):
+    """What was done, a line each; `corrupt` is the number of particles that could not be used."""
+    plan, unaligned = job.plan, results.missing - corrupt
     yield f"{results.taken} particles: {plan.summary()}"
     if plan.recenter is not Recenter.NONE:
         yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
     elif alignment.connected:
         yield f"Alignment from {alignment.describe()}"
-    if results.unaligned:
-        yield f"Left out: {results.unaligned} particles that {alignment.name} does not have"
+    if unaligned:
+        yield f"Left out: {unaligned} particles that {alignment.name} does not have"
     if results.disabled:
         yield f"Left out: {results.disabled} particles that are disabled in the input set"
+    if corrupt:
+        yield f"Left out: {corrupt} corrupt particles, listed in {job.bad_particles_path}"
 
 
 def methodsSentence(plan, count):

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing lost: whatever is killed, full or changed meanwhile, the run says so and goes on to the same bytes."""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from downsample_plugin import cli, program
+from downsample_plugin.core import DownsamplePlan
+from downsample_plugin.errors import DataError
+from downsample_plugin.job import Job
+from downsample_plugin.tables import ParticleRow
+
+from .scipion_sets import write_stack
+
+BOX, COUNT, PER_STACK, STACKS = 128, 1200, 250, 5
+PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=64, lowpass_resolution=8.0, normalize=True)
+KILLS, SEED = 20, 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a stack of 100 images, and the job of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("faults")
+    images = np.random.default_rng(0).normal(size=(100, BOX, BOX))
+    write_stack(str(folder / "in.mrcs"), images)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    """Seconds of a run that nothing disturbs, and its stacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        job = new_job("undisturbed")
+        start = time.monotonic()
+        assert started(job).wait() == 0
+        return time.monotonic() - start, stacks_of(job)
+
+
+def new_job(name, plan=PLAN):
+    rows = (ParticleRow(i, i % 100 + 1, "in.mrcs", 0.0, 0.0) for i in range(1, COUNT + 1))
+    return Job.write(name, plan, rows, PER_STACK)
+
+
+def started(job, *options, **settings):
+    command = [sys.executable, "-m", "downsample_plugin", job.path, "--jobs", "2", *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings
+    )
+
+
+def stacks_of(job):
+    job.check_done(skip_corrupt=False)
+    found = {path.name: path.read_bytes() for path in Path(job.folder).iterdir() if "mrcs" in path.name}
+    assert found.keys() == {f"particles_{i:06d}.mrcs" for i in range(1, STACKS + 1)}, "and nothing besides"
+    return found
+
+
+def workers_of(process):
+    """Its worker processes, once there are two."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        workers = psutil.Process(process.pid).children()
+        if len(workers) == 2:
+            return workers
+        time.sleep(0.005)
+    raise AssertionError("no workers")
+
+
+def assert_all_end(processes):
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
+
+
+def test_killed_at_any_moment(here, undisturbed):
+    seconds, expected = undisturbed
+    moments = random.Random(SEED)
+    finished = 0
+    for number in range(KILLS):
+        job = new_job(f"killed_{number}")
+        process = started(job)
+        time.sleep(moments.uniform(0.1, seconds))
+        workers = psutil.Process(process.pid).children() if process.poll() is None else []
+        process.kill()
+        process.communicate()
+        assert_all_end(workers)
+        finished += all(map(job.is_done, range(1, STACKS + 1)))
+        again = new_job(f"killed_{number}")
+        assert again == job
+        assert started(again).wait() == 0
+        assert stacks_of(again) == expected, f"killed at moment {number}"
+    assert finished < KILLS / 2, "most were killed in the middle"
+
+
+def test_a_worker_that_dies_ends_the_run_and_never_hangs_it(here, undisturbed):
+    for number in range(5):
+        job = new_job(f"worker_{number}")
+        process = started(job)
+        workers = workers_of(process)
+        time.sleep(0.02 * number)
+        workers[number % 2].kill()
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == cli.EXIT_DATA
+        assert error.startswith("ERROR: A worker process died: it was killed, or the machine ran out of memory")
+        assert_all_end(workers)
+        assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
+        assert started(job).wait() == 0
+        assert stacks_of(job) == undisturbed[1]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_the_user(here, undisturbed, stop):
+    job = new_job(f"stopped_{stop.name}")
+    process = started(job)
+    workers = workers_of(process)
+    start = time.monotonic()
+    if stop is signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal does
+    else:
+        process.terminate()
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == cli.EXIT_STOPPED
+    assert error == "Stopped; the same command goes on from here.\n"
+    assert_all_end(workers)
+    assert time.monotonic() - start < 5
+    assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
+    assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]
+
+
+def test_a_file_that_may_not_grow(here, undisturbed):
+    """The kernel refuses what lies beyond the limit, as it does on a full disk."""
+    job = new_job("limited")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    process = started(job, preexec_fn=limit)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == cli.EXIT_DATA
+    assert error.startswith("ERROR: limited: the output cannot be written (File too large), expected room for 20 MB")
+    assert error.count("\n") == 1
+    assert not [name for name in os.listdir(job.folder) if "mrcs" in name]
+    assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]
+
+
+def test_a_disk_that_fills_up_meanwhile(here, undisturbed, monkeypatch):
+    job = new_job("full")
+    write = os.pwrite
+    room = iter([True] * 3)
+
+    def until_full(*arguments):  # each worker has some room
+        if next(room, False):
+            return write(*arguments)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("downsample_plugin.stacks.os.pwrite", until_full)
+        with pytest.raises(DataError, match=r"full: the output cannot be written \(No space left on device\)"):
+            program.run_job(job, range(1, STACKS + 1), 2, lambda count: None)
+    with pytest.raises(DataError, match="No space left on device"):
+        job.check_done(skip_corrupt=False)
+    assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
+    assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]
+
+
+def test_a_disk_without_room_is_refused_before_any_work(here, monkeypatch):
+    job = new_job("no_room")
+    usage = type("Usage", (), {"free": 1_500_000})
+    monkeypatch.setattr("downsample_plugin.program.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(DataError, match="no_room: the disk has room for 2 MB, expected 20 MB for 5 output stacks"):
+        program.run_job(job, range(1, STACKS + 1), 2, lambda count: None)
+
+
+@pytest.mark.parametrize("harm", ["a byte", "an image", "cut short", "header", "no record", "record", "table"])
+def test_a_stack_that_no_longer_fits_its_record_is_made_again(here, undisturbed, harm):
+    job = new_job(f"harmed_{harm}".replace(" ", "_"))
+    assert started(job).wait() == 0
+    path, size = job.stack_path(2), os.path.getsize(job.stack_path(2))
+    if harm == "no record":
+        os.remove(job.record_path(2))
+    elif harm == "record":
+        with open(job.record_path(2), "w") as file:
+            file.write('{"fingerprint"')
+    elif harm == "table":
+        os.remove(job.done_path(2))
+    elif harm == "cut short":
+        os.truncate(path, size - 1)
+    else:
+        with open(path, "r+b") as file:
+            file.seek({"a byte": size // 2, "an image": 1024 + 64 * 64 * 4, "header": 8}[harm])
+            file.write({"a byte": b"\x55", "an image": b"\0" * 64 * 64 * 4, "header": b"\x07"}[harm])
+    kept = os.stat(job.stack_path(3)).st_mtime_ns
+    assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]
+    assert os.stat(job.stack_path(3)).st_mtime_ns == kept
+
+
+def test_the_record_of_a_stack(here, undisturbed):
+    job = Job.read("undisturbed/job.json")
+    with open(job.record_path(5)) as file:
+        record = json.load(file)
+    status = os.stat("in.mrcs")
+    assert record["plan"] == PLAN.to_dict()
+    assert record["inputs"] == {"in.mrcs": [status.st_size, status.st_mtime_ns]}
+    assert (record["images"], record["bytes"]) == (200, 1024 + 200 * 64 * 64 * 4)
+    assert record.keys() >= {"version", "checksum", "fingerprint"}
+
+
+def test_two_programs_on_one_job_do_no_harm(here, undisturbed):
+    """As when a protocol was killed whose program still runs, and is continued."""
+    job = new_job("twice")
+    both = [started(job), started(job)]
+    codes = [process.wait(60) for process in both]
+    assert 0 in codes
+    assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The protocol when it is killed, stopped or moved, when its input changes, and when particles are corrupt."""
+
+import contextlib
+import os
+import shutil
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from downsample_plugin import headless
+from downsample_plugin.core import DownsamplePlan, downsample_images
+from downsample_plugin.tables import read_bad_particles
+
+from .scipion_sets import downsample, image_of, items_of, new_downsample, particle, particle_set, write_stack
+
+APIX, BOX, COUNT = 1.5, 128, 1000
+SETTINGS = {"fourierCropSize": 64, "doNormalize": True, "particlesPerStack": 150, "numberOfThreads": 2}
+
+
+def noise(count, seed=0, box=BOX):
+    return np.random.default_rng(seed).normal(size=(count, box, box)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def many(project):
+    stack = write_stack("many.mrcs", noise(100))
+    return particle_set(project, [particle(i, (i % 100 + 1, stack)) for i in range(1, COUNT + 1)], APIX)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project, many):
+    return stacks_of(downsample(project, many, **SETTINGS))
+
+
+def stacks_of(protocol):
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == list(range(1, COUNT + 1))
+    folder = protocol._getExtraPath()
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if "mrcs" in name:
+            with open(os.path.join(folder, name), "rb") as file:
+                found[name] = file.read()
+    assert found.keys() == {f"particles_{i:06d}.mrcs" for i in range(1, 8)}
+    return found
+
+
+def launched(project, protocol):
+    """The processes of a protocol that has been launched, itself first, once its program has workers."""
+    project.launchProtocol(protocol, wait=False)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for process in psutil.process_iter(["cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if "pw_protocol_run" in line and f" {protocol.getObjId()}" in line and len(process.children(True)) >= 3:
+                return [process, *process.children(recursive=True)]
+        time.sleep(0.005)
+    raise AssertionError("it does not come to work")
+
+
+def continued(project, protocol):
+    from pyworkflow.protocol.constants import MODE_RESUME
+
+    protocol.runMode.set(MODE_RESUME)
+    return headless.run(project, protocol)
+
+
+def resumed(project, protocol):
+    project._updateProtocol(protocol)
+    protocol.setFailed("it was killed")  # as the project window does with a process that is gone
+    project._storeProtocol(protocol)
+    return continued(project, protocol)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.03, 0.06, 0.1])
+@pytest.mark.parametrize("whole", [True, False])
+def test_killed_with_or_without_its_program(project, many, undisturbed, moment, whole):
+    """Without it, the program goes on beside the one of "continue"."""
+    protocol = new_downsample(project, many, **SETTINGS)
+    processes = launched(project, protocol)
+    time.sleep(moment)
+    for process in processes if whole else processes[:1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes[:1], timeout=10)
+    assert stacks_of(resumed(project, protocol)) == undisturbed
+
+
+def test_stopped_from_scipion(project, many, undisturbed):
+    protocol = new_downsample(project, many, **SETTINGS)
+    processes = launched(project, protocol)
+    start = time.monotonic()
+    project.stopProtocol(protocol)
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not alive
+    assert time.monotonic() - start < 5
+    continued(project, protocol)
+    assert stacks_of(protocol) == undisturbed
+
+
+def test_two_runs_side_by_side(project, many, undisturbed):
+    both = [new_downsample(project, many, **SETTINGS) for _ in range(2)]
+    for protocol in both:
+        project.launchProtocol(protocol, wait=False)
+    end = time.monotonic() + 120
+    while any(protocol.isActive() or not protocol.endTime.hasValue() for protocol in both):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+        for protocol in both:
+            project._updateProtocol(protocol)
+    for protocol in both:
+        assert stacks_of(protocol) == undisturbed
+
+
+def test_input_that_changed_between_stop_and_continue(project):
+    images = noise(60, box=32)
+    stack = write_stack("changing.mrcs", images)
+    particles = particle_set(project, [particle(i, (i, stack)) for i in range(1, 61)], APIX)
+    images[50, 0, 0] = np.nan
+    write_stack(stack, images)
+    protocol = new_downsample(project, particles, fourierCropSize=16, particlesPerStack=20)
+    with pytest.raises(RuntimeError, match=r"Particle 51, image 51 of changing\.mrcs: pixels that are not numbers"):
+        headless.run(project, protocol)
+    assert not hasattr(protocol, "outputParticles")
+    changed = noise(60, seed=1, box=32)
+    write_stack(stack, changed)
+    continued(project, protocol)
+    expected, _ = downsample_images(changed, DownsamplePlan(32, APIX, fourier_crop_size=16))
+    for item, image in zip(items_of(protocol.outputParticles), expected):
+        assert np.array_equal(image_of(item), image)
+
+
+def test_corrupt_particles_are_listed_and_may_be_skipped(project):
+    images = noise(30, box=32)
+    images[[7, 25], 1, 2] = np.inf
+    stack = write_stack("corrupt.mrcs", images)
+    items = [particle(i, (i, stack), np.eye(4)) for i in range(1, 31)]
+    items.append(particle(31, (1, stack), np.diag([0.0, 1, 1, 1])))
+    particles = particle_set(project, items, APIX, "Projection")
+    protocol = new_downsample(project, particles, fourierCropSize=16, particlesPerStack=10)
+    with pytest.raises(RuntimeError, match="3 particles cannot be used, expected none"):
+        headless.run(project, protocol)
+    table = protocol._getExtraPath("bad_particles.star")
+    assert [bad.particle_id for bad in read_bad_particles(table)] == [31, 8, 26]
+    kept = os.stat(protocol._getExtraPath("particles_000002.mrcs")).st_mtime_ns
+
+    protocol.skipCorrupt.set(True)
+    continued(project, protocol)
+    assert os.stat(protocol._getExtraPath("particles_000002.mrcs")).st_mtime_ns == kept, "it was done already"
+    good = [i for i in range(1, 31) if i not in (8, 26)]
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == good
+    expected, _ = downsample_images(
+        noise(30, box=32)[[i - 1 for i in good]], DownsamplePlan(32, APIX, fourier_crop_size=16)
+    )
+    for item, image in zip(items_of(protocol.outputParticles), expected):
+        assert np.array_equal(image_of(item), image)
+    assert f"Left out: 3 corrupt particles, listed in {table}" in protocol.summary()
+    assert "28 particle images" in protocol._methods()[0]
+
+
+def test_a_first_file_that_is_missing(project):
+    stack = write_stack("there.mrcs", noise(3, box=32))
+    items = [particle(1, (1, "gone.mrcs")), *(particle(i + 1, (i, stack)) for i in (1, 2, 3))]
+    particles = particle_set(project, items, APIX)
+    protocol = downsample(project, particles, fourierCropSize=16, skipCorrupt=True)
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [2, 3, 4]
+    assert any("Left out: 1 corrupt particles" in line for line in protocol.summary())
+
+
+def test_a_stack_that_is_harmed_before_the_set_is_registered(project, many, undisturbed):
+    """Whatever harms a stack after the program, no set is made of it."""
+    from downsample_plugin.job import Job
+
+    protocol = downsample(project, many, **SETTINGS)
+    job = Job.read(Job.path_in(protocol._getExtraPath()))
+    os.truncate(job.stack_path(3), 5000)
+    with pytest.raises(Exception, match=r"1 of 7 output stacks are missing \(particles_000003\.mrcs\)"):
+        protocol.createOutputStep(0.0)
+
+
+def test_a_project_that_was_moved_goes_on(scipion, tmp_path):
+    before = os.getcwd()
+    project = headless.createProject("moving")
+    stack = write_stack("moving.mrcs", noise(40, box=32))
+    particles = particle_set(project, [particle(i, (i, stack)) for i in range(1, 41)], APIX)
+    shutil.move(stack, stack + ".away")
+    write_stack(stack, noise(39, box=32))
+    protocol = new_downsample(project, particles, fourierCropSize=16, particlesPerStack=10)
+    with pytest.raises(RuntimeError, match="image 40 of the file is asked for, expected 1 to 39"):
+        headless.run(project, protocol)
+    shutil.move(stack + ".away", stack)
+    number = protocol.getObjId()
+    os.chdir(before)
+    old = project.getPath()
+    new = os.path.join(os.path.dirname(old), "moved here")
+    shutil.move(old, new)
+    from pyworkflow.project import Manager
+
+    project = Manager().loadProject("moved here")
+    protocol = project.getProtocol(number)
+    continued(project, protocol)
+    expected, _ = downsample_images(noise(40, box=32), DownsamplePlan(32, APIX, fourier_crop_size=16))
+    for item, image in zip(items_of(protocol.outputParticles), expected):
+        assert np.array_equal(image_of(item), image)
+    os.chdir(before)
