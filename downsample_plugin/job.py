@@ -131,6 +131,16 @@ class Job:
     @classmethod
     def read(cls, path: str) -> Job:
         """The job that a file ``job.json`` describes; DataError or PlanError if it is none."""
+        job = cls._described(path)
+        if not os.path.exists(job.todo_path(job.stack_count)):
+            raise DataError(
+                f"{path}: it says {job.particle_count} particles in {job.stack_count} stacks, expected a table for "
+                f"each ({job.todo_path(job.stack_count)} is not there); write the job again"
+            )
+        return job
+
+    @classmethod
+    def _described(cls, path: str) -> Job:
         try:
             with open(path, encoding="utf-8") as file:
                 description = json.load(file)
@@ -142,7 +152,7 @@ class Job:
                 str(description["fingerprint"]),
                 int(description["generation"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{path}: it cannot be read as a job ({error!r}); write the job again") from error
         _check(job_problems(job.plan, job.particles_per_stack) + _count_problems(job.particle_count))
         return job
@@ -450,7 +460,7 @@ class _Fingerprint:
 
 def _job_in(folder: str) -> Job | None:
     try:
-        return Job.read(Job.path_in(folder))
+        return Job._described(Job.path_in(folder))
     except (DataError, PlanError):
         return None
 

@@ -59,7 +59,7 @@ class RelionStar:
                 row = line.values
                 key = row.get("rlnOpticsGroup", "") if line.is_row else "1"
                 self._optics.setdefault(key, {}).update(row)
-            elif "rlnImageName" in line.values:
+            elif line.is_row and "rlnImageName" in line.values:
                 has_particles = True
                 break
         if not has_particles:

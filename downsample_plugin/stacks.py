@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import DataError
 
-XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf", ".tif", ".tiff")
+XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
+TIFF_SUFFIXES = (".tif", ".tiff")
 READABLE_MODES = (0, 1, 2, 6, 12)
 LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
 LABEL = f"scipion-em-downsample {__version__}"
@@ -78,12 +80,15 @@ class StackReader(abc.ABC):
 
 
 def open_stack(path: str) -> StackReader:
-    """The stack in a file, by its suffix: Xmipp's library reads those of other programs, all else is MRC.
+    """The stack in a file, by its suffix: those of other programs and TIFF by libraries, all else is MRC.
 
     Raises DataError, which does not name the file, if it cannot be read or its header makes no sense.
     """
-    reader = XmippReader if path.lower().endswith(XMIPP_SUFFIXES) else MrcReader
-    return reader(path)
+    if path.lower().endswith(XMIPP_SUFFIXES):
+        return XmippReader(path)
+    if path.lower().endswith(TIFF_SUFFIXES):
+        return TiffReader(path)
+    return MrcReader(path)
 
 
 class MrcReader(StackReader):
@@ -152,52 +157,93 @@ class MrcReader(StackReader):
         return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
 
 
-class XmippReader(StackReader):
-    """Reads Spider, Imagic, EMAN (HDF5) and TIFF stacks through Xmipp's library, which comes with scipion-em."""
+class _LibraryReader(StackReader):
+    """Reads images by a library that comes with scipion-em, always as float32 and into new memory."""
 
     dtype = np.dtype(np.float32)
     apix = 0.0
+    library: str
 
     def __init__(self, path: str):
         os.close(_open_to_read(path))
-        try:
-            import xmippLib
-        except ImportError as error:
+        with self._refusing():
+            self._open(path)
+        if min(*self.box, self.count) < 1 or max(self.box) > LARGEST_SIDE:
             raise DataError(
-                f"the file is of a format that Xmipp's library reads, which is not there ({error}); install "
-                "scipion-em, or convert the particles to an MRC stack"
-            ) from error
-        self._path, self._image = path, xmippLib.Image()
-        self._errors = (xmippLib.XmippError, RuntimeError, ValueError, TypeError)
-        try:
-            self._image.read(path, xmippLib.HEADER)
-            columns, rows, slices, self.count = map(int, self._image.getDimensions())
-        except self._errors as error:
-            raise self._unreadable(error) from error
-        self.box = columns, rows
-        if min(columns, rows, self.count) < 1 or slices != 1 or max(self.box) > LARGEST_SIDE:
-            raise DataError(
-                f"the file says {columns} x {rows} x {slices} px and {self.count} images, expected a stack of images; "
+                f"the file says {self.box[0]} x {self.box[1]} px and {self.count} images, expected a stack of images; "
                 "convert the particles to an MRC stack first"
             )
+
+    @abc.abstractmethod
+    def _open(self, path: str) -> None:
+        """Open the file and find box and count."""
+
+    @abc.abstractmethod
+    def _image(self, number: int) -> Any:
+        """One image as an array."""
+
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0)."""
+        with self._refusing():
+            return np.asarray(self._image(number), dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Whatever the library raises, and they raise anything, is a sentence."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split("File:")[0].split())  # without the place in Xmipp's code
+            raise DataError(
+                f"{self.library} cannot read the file ({reason or type(error).__name__}), expected a stack of images; "
+                "convert the particles to an MRC stack first"
+            ) from error
+
+
+class XmippReader(_LibraryReader):
+    """Reads Spider, Imagic and EMAN (HDF5) stacks."""
+
+    library = "Xmipp's library"
+
+    def _open(self, path: str) -> None:
+        import xmippLib
+
+        self._path, self._xmipp_image = path, xmippLib.Image
+        header = xmippLib.Image()
+        header.read(path, xmippLib.HEADER)
+        columns, rows, slices, count = map(int, header.getDimensions())
+        self.box, self.count = (columns, rows), count if slices == 1 else 0
+
+    def _image(self, number: int) -> Any:
+        image = self._xmipp_image()
+        image.read(f"{number + 1}@{self._path}" if self.count > 1 else self._path)
+        return image.getData()
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
-        """Image `number` (from 0), always in new memory."""
-        try:
-            self._image.read(f"{number + 1}@{self._path}" if self.count > 1 else self._path)
-            return np.asarray(self._image.getData(), dtype=self.dtype)
-        except self._errors as error:
-            raise self._unreadable(error) from error
 
-    @staticmethod
-    def _unreadable(error: Exception) -> DataError:
-        reason = " ".join(str(error).split("File:")[0].split())  # without the place in Xmipp's code
-        return DataError(
-            f"Xmipp's library cannot read the file ({reason}); convert the particles to an MRC stack first"
-        )
+class TiffReader(_LibraryReader):
+    """Reads TIFF stacks, a page an image."""
+
+    library = "tifffile"
+
+    def _open(self, path: str) -> None:
+        import tifffile
+
+        self._tiff = tifffile.TiffFile(path)
+        first = self._tiff.pages[0]
+        self.box, self.count = (int(first.imagewidth), int(first.imagelength)), len(self._tiff.pages)
+
+    def _image(self, number: int) -> Any:
+        page = self._tiff.pages[number]
+        if page.shape != self.shape:
+            raise ValueError(f"page {number + 1} is {page.shape[::-1]}, the first is {self.box}")
+        return page.asarray()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tiff.close()
 
 
 def _open_to_read(path: str) -> int:

@@ -139,7 +139,7 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
             r"Xmipp's library cannot read the file \(.*convert the",
         ),
         (lambda: make("empty.hdf", b""), "empty.hdf", r"Xmipp's library cannot read the file \("),
-        (lambda: make("empty.tif", b""), "empty.tif", r"Xmipp's library cannot read the file \("),
+        (lambda: make("empty.tif", b""), "empty.tif", r"tifffile cannot read the file \("),
     ],
 )
 def test_what_cannot_be_opened(here, make_it, name, sentence):

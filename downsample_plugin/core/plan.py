@@ -127,12 +127,27 @@ class DownsamplePlan:
     def from_dict(cls, values: Mapping[str, Any]) -> DownsamplePlan:
         """The plan that ``to_dict`` wrote; PlanError where it is something else."""
         try:
-            return cls(
+            plan = cls(
                 **{
                     **values,
                     "recenter": Recenter(values["recenter"]),
                     "filter_shape": FilterShape(values["filter_shape"]),
                 }
             )
+            for field in dataclasses.fields(cls):
+                value = getattr(plan, field.name)
+                if type(value) not in _TYPES.get(str(field.type), (type(value),)):
+                    raise TypeError(f"{field.name} is {value!r}, expected {field.type}")
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError([f"plan: it cannot be read ({error}); write the job again"]) from error
+        return plan
+
+
+# What JSON may give for a field of the plan, by its annotation
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+}
