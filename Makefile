@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
 # make test   set up, then lint, types and all tests
+# make fuzz   random input of every sort, a hundred times as much as the tests try
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 export PARTICLES APIX
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
@@ -16,6 +17,9 @@ demo: $(READY)
 test: $(READY) lint
 	@tests/install_cluster_tools.sh
 	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=15000 $(BIN)/python -m pytest --no-cov tests/test_fuzz.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
