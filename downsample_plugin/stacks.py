@@ -314,8 +314,12 @@ class StackWriter:
 
     def create(self) -> None:
         """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
-        with open(self.part_path, "xb") as file:
-            file.truncate(self.bytes)
+        try:
+            with open(self.part_path, "xb") as file:
+                file.truncate(self.bytes)
+        except BaseException:
+            self.discard()
+            raise
 
     def finish(self, statistics: NDArray[np.void], kept: NDArray[np.bool_]) -> None:
         """Give the stack its name, with those images that are kept, and their statistics (STATISTICS) in the header.

@@ -61,6 +61,7 @@ def new_job(name, plan=PLAN):
 
 def started(job, *options, **settings):
     command = [sys.executable, "-m", "downsample_plugin", job.path, "--jobs", "2", *options]
+    settings["env"] = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it talks
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings
     )
