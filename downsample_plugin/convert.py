@@ -20,6 +20,7 @@ from .progress import progress
 from .relion import ImageGroup, RelionStar
 from .stacks import open_stack
 from .tables import ParticleRow
+from .whole_files import whole_file
 
 STAR_NAME = "particles.star"
 
@@ -160,9 +161,8 @@ def _write_star(
         )
     results = {plan: job.results() for plan, job in jobs.items()}
     path = os.path.join(request.folder, STAR_NAME)
-    with open(path + ".part", "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with whole_file(path, errors="surrogateescape", newline="") as file:
         file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
-    os.replace(path + ".part", path)
 
 
 def _is_finished(request: Request) -> bool:

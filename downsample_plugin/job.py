@@ -23,6 +23,7 @@ Image files are named as the caller sees them: relative names lead from the curr
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import json
@@ -40,7 +41,7 @@ from . import __version__
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .stacks import StackWriter, open_stack
+from .stacks import StackWriter, is_abandoned, open_stack
 from .tables import (
     BadParticle,
     ParticleRow,
@@ -49,6 +50,7 @@ from .tables import (
     write_bad_particles,
     write_particles,
 )
+from .whole_files import PART_PATTERN, whole_file
 
 DEFAULT_PARTICLES_PER_STACK = 10000
 NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
@@ -211,9 +213,10 @@ class Job:
     @staticmethod
     def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
         for name in os.listdir(folder):
-            match = re.fullmatch(rf"(particles_\d{{6,}}(_\d+)?\.mrcs)({StackWriter.PART_PATTERN})?", name)
+            match = re.fullmatch(rf"(particles_\d{{6,}}(_\d+)?\.mrcs)({PART_PATTERN})?", name)
             if match and unwanted(match[1]):
-                os.remove(os.path.join(folder, name))
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, name))
 
     def todo_path(self, number: int) -> str:
         """Table of the particles of output stack `number`."""
@@ -299,12 +302,13 @@ class Job:
         return (skip_corrupt or not self._has_bad(number)) and self.is_intact(number)
 
     def forget(self, number: int) -> None:
-        """Remove all that is left of earlier attempts at output stack `number`."""
-        for path in (self.record_path(number), self.done_path(number), self.bad_path(number), self.error_path(number)):
+        """Remove all that is left of earlier attempts at output stack `number`, but for what another process writes."""
+        stack = self.stack_path(number)
+        abandoned = [path for path in glob.glob(glob.escape(stack) + ".*.part") if is_abandoned(path)]
+        tables = self.record_path(number), self.done_path(number), self.bad_path(number), self.error_path(number)
+        for path in (*tables, stack, *abandoned):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-        name = os.path.basename(self.stack_path(number))
-        self._remove_stacks_in(self.folder, lambda stack: stack == name)
 
     def writer(self, number: int) -> StackWriter:
         """What writes output stack `number`."""
@@ -474,10 +478,9 @@ def _bad_name(number: int) -> str:
 
 
 def _write_json(path: str, content: Mapping[str, Any]) -> None:
-    with open(path + ".part", "w", encoding="utf-8", errors="surrogateescape") as file:
+    with whole_file(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-    os.replace(path + ".part", path)
 
 
 def _count_problems(count: int) -> list[str]:

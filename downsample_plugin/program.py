@@ -75,8 +75,12 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
     with ProcessPoolExecutor(workers, context, _start_worker, (job.plan, os.getpid())) as pool:
         try:
             for number in todo:
+                if job.may_stay(number, skip_corrupt):  # another program has made it meanwhile
+                    advance(job.stack_size(number))
+                    continue
                 stack = _StackUnderWay(job, number, skip_corrupt)
                 under_way.append(stack)
+                stack.begin()
                 for piece in stack.pieces():
                     while sum(len(other.pending) for other in under_way) > 2 * workers:
                         _take_oldest(under_way, advance)
@@ -175,8 +179,11 @@ class _StackUnderWay:
         self._bad: list[BadParticle] = []
         self.pending: deque[tuple[Future[PieceDone], NDArray[np.void]]] = deque()
         self.complete = False  # whether all pieces were handed out
-        job.forget(number)
         self._writer = job.writer(number)
+
+    def begin(self) -> None:
+        """Make the unfinished stack, in the place of what is left of earlier attempts."""
+        self._job.forget(self.number)
         self._writer.create()
 
     def pieces(self) -> Iterator[Piece]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import fcntl
 import os
-import secrets
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .errors import DataError
+from .whole_files import part_name
 
 XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -303,23 +304,19 @@ class StackWriter:
     write their images at their places; who made it finishes or discards it.
     """
 
-    PART_PATTERN = r"\.[0-9a-f]{16}\.part"
-
     def __init__(self, path: str, count: int, box: int, dtype: np.dtype[np.generic], apix: float):
         self.path = path
-        self.part_path = f"{path}.{secrets.token_hex(8)}.part"
+        self.part_path = part_name(path)
+        self._file: IO[bytes] | None = None
         self._box, self._dtype, self._apix = box, dtype, apix
         self._bytes_of_image = box**2 * dtype.itemsize
         self.bytes: int = HEADER_DTYPE.itemsize + count * self._bytes_of_image
 
     def create(self) -> None:
         """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
-        try:
-            with open(self.part_path, "xb") as file:
-                file.truncate(self.bytes)
-        except BaseException:
-            self.discard()
-            raise
+        self._file = open(self.part_path, "x+b")  # noqa: SIM115
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # as long as this process lives, it is not abandoned
+        self._file.truncate(self.bytes)
 
     def finish(self, statistics: NDArray[np.void], kept: NDArray[np.bool_]) -> None:
         """Give the stack its name, with those images that are kept, and their statistics (STATISTICS) in the header.
@@ -329,14 +326,18 @@ class StackWriter:
         if not kept.any():
             self.discard()
             return
-        with open(self.part_path, "r+b") as file:
+        assert self._file is not None, "create it first"
+        with self._file as file:
             if not kept.all():
                 self._close_up(file.fileno(), kept)
             file.write(_new_header(int(kept.sum()), self._box, self._dtype, self._apix, statistics[kept]).tobytes())
-        os.replace(self.part_path, self.path)
+            file.flush()
+            os.replace(self.part_path, self.path)
 
     def discard(self) -> None:
-        """Remove the unfinished stack."""
+        """Remove the unfinished stack, however much of it there is."""
+        if self._file is not None:
+            self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.part_path)
 
@@ -347,6 +348,16 @@ class StackWriter:
             if new != old:
                 _write_all(file, memoryview(os.pread(file, size, start + old * size)), start + new * size)
         os.ftruncate(file, start + int(kept.sum()) * size)
+
+
+def is_abandoned(part_path: str) -> bool:
+    """Whether the process that made an unfinished stack is gone."""
+    try:
+        with open(part_path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

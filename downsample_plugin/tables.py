@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote_to_bytes
 from emtable import Table
 
 from .errors import DataError
+from .whole_files import whole_file
 
 
 class ParticleRow(NamedTuple):
@@ -89,14 +90,12 @@ def read_bad_particles(path: str) -> Iterator[BadParticle]:
 
 
 def _write(path: str, head: str, lines: Iterable[str]) -> int:
-    part_path = path + ".part"
     count = 0
-    with open(part_path, "w", encoding="ascii") as file:
+    with whole_file(path, encoding="ascii") as file:
         file.write(head)
         for line in lines:
             file.write(line)
             count += 1
-    os.replace(part_path, path)
     return count
 
 

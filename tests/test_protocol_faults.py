@@ -16,8 +16,8 @@ from downsample_plugin.tables import read_bad_particles
 
 from .scipion_sets import downsample, image_of, items_of, new_downsample, particle, particle_set, write_stack
 
-APIX, BOX, COUNT = 1.5, 128, 1000
-SETTINGS = {"fourierCropSize": 64, "doNormalize": True, "particlesPerStack": 150, "numberOfThreads": 2}
+APIX, BOX, COUNT = 1.5, 128, 3000
+SETTINGS = {"fourierCropSize": 64, "doNormalize": True, "particlesPerStack": 450, "numberOfThreads": 2}
 
 
 def noise(count, seed=0, box=BOX):
