@@ -215,8 +215,7 @@ class Job:
         for name in os.listdir(folder):
             match = re.fullmatch(rf"(particles_\d{{6,}}(_\d+)?\.mrcs)({PART_PATTERN})?", name)
             if match and unwanted(match[1]):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(os.path.join(folder, name))
+                _remove_files(os.path.join(folder, name))
 
     def todo_path(self, number: int) -> str:
         """Table of the particles of output stack `number`."""
@@ -265,8 +264,7 @@ class Job:
             "checksum": _checksum(sums),
         }
         _write_json(self.record_path(number), record)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self.error_path(number))
+        _remove_files(self.error_path(number))
 
     def is_done(self, number: int) -> bool:
         """Whether output stack `number` is there, with its tables, and fits its record in size, header and count."""
@@ -302,13 +300,14 @@ class Job:
         return (skip_corrupt or not self._has_bad(number)) and self.is_intact(number)
 
     def forget(self, number: int) -> None:
-        """Remove all that is left of earlier attempts at output stack `number`, but for what another process writes."""
-        stack = self.stack_path(number)
-        abandoned = [path for path in glob.glob(glob.escape(stack) + ".*.part") if is_abandoned(path)]
-        tables = self.record_path(number), self.done_path(number), self.bad_path(number), self.error_path(number)
-        for path in (*tables, stack, *abandoned):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+        """Remove output stack `number` if it was finished once. One without a record may be about to get it."""
+        if os.path.exists(self.record_path(number)):
+            _remove_files(self.record_path(number), self.done_path(number), self.stack_path(number))
+
+    def tidy(self, number: int) -> None:
+        """Remove what earlier attempts at output stack `number` have left, but for what another process writes."""
+        parts = glob.glob(glob.escape(self.stack_path(number)) + ".*.part")
+        _remove_files(self.bad_path(number), self.error_path(number), *filter(is_abandoned, parts))
 
     def writer(self, number: int) -> StackWriter:
         """What writes output stack `number`."""
@@ -385,6 +384,12 @@ class Job:
         """All particles in their order, each with its new image and the applied shift."""
         for number in range(1, self.stack_count + 1):
             yield from read_particles(self.done_path(number))
+
+
+def _remove_files(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:

@@ -69,6 +69,8 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
     advance(sum(map(job.stack_size, numbers)) - sum(map(job.stack_size, todo)))
     if not todo:
         return
+    for number in todo:
+        job.forget(number)
     _check_room(job, todo)
     context = multiprocessing.get_context("fork")
     under_way: deque[_StackUnderWay] = deque()
@@ -183,7 +185,7 @@ class _StackUnderWay:
 
     def begin(self) -> None:
         """Make the unfinished stack, in the place of what is left of earlier attempts."""
-        self._job.forget(self.number)
+        self._job.tidy(self.number)
         self._writer.create()
 
     def pieces(self) -> Iterator[Piece]:

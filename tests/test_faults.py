@@ -100,8 +100,8 @@ def test_killed_at_any_moment(here, undisturbed):
         time.sleep(moments.uniform(0.1, seconds))
         workers = psutil.Process(process.pid).children() if process.poll() is None else []
         process.kill()
-        process.communicate()
         assert_all_end(workers)
+        process.communicate(timeout=20)
         finished += all(map(job.is_done, range(1, STACKS + 1)))
         again = new_job(f"killed_{number}")
         assert again == job
@@ -214,6 +214,27 @@ def test_a_stack_that_no_longer_fits_its_record_is_made_again(here, undisturbed,
     assert started(job).wait() == 0
     assert stacks_of(job) == undisturbed[1]
     assert os.stat(job.stack_path(3)).st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("harm", ["longer", "more images", "another box", "another job's record"])
+def test_what_does_not_fit_its_record_is_not_done(here, undisturbed, harm):
+    """This is looked at before a set is registered, without reading all pixels."""
+    job = new_job(f"unfit_{harm[:6]}")
+    assert started(job).wait() == 0
+    assert job.is_done(2)
+    if harm == "longer":
+        os.truncate(job.stack_path(2), os.path.getsize(job.stack_path(2)) + 1)
+    elif harm == "another job's record":
+        other = new_job("unfit_other", DownsamplePlan(BOX, 1.5, fourier_crop_size=64))
+        assert started(other).wait() == 0
+        os.replace(other.record_path(2), job.record_path(2))
+    else:
+        with open(job.stack_path(2), "r+b") as file:
+            sides = {"more images": (64, 64, 249), "another box": (32, 128, 250)}[harm]
+            file.write(np.array(sides, dtype="<i4").tobytes())
+    assert not job.is_done(2)
+    with pytest.raises(DataError, match=r"1 of 5 output stacks are missing \(particles_000002"):
+        job.check_done(skip_corrupt=False)
 
 
 def test_the_record_of_a_stack(here, undisturbed):

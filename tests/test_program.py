@@ -268,6 +268,17 @@ def test_job_files_that_are_none(here, capsys, text):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_a_job_that_claims_more_than_its_tables_hold(here, capsys):
+    rows, _ = scattered()
+    job = Job.write("job", PLAN, rows, 5)
+    with open(job.path) as file:
+        text = file.read()
+    with open(job.path, "w") as file:
+        file.write(text.replace('"particles": 30', f'"particles": {10**15}'))
+    assert cli.main([job.path]) == cli.EXIT_DATA
+    assert "expected a table for each" in capsys.readouterr().err
+
+
 def test_usage(here, capsys):
     for arguments in ([], ["job.json", "--nonsense"], ["job.json", "--part", "3/2"], ["job.json", "--jobs", "0"]):
         with pytest.raises(SystemExit) as stopped:
