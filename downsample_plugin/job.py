@@ -366,6 +366,13 @@ class Job:
             raise DataError(f"{self.folder}: all {count} particles are corrupt, expected some that can be used")
         return count
 
+    def flush(self) -> None:
+        """Wait until all output stacks are on the disk."""
+        for number in filter(self._images, range(1, self.stack_count + 1)):
+            file = os.open(self.stack_path(number), os.O_RDONLY)
+            os.fsync(file)
+            os.close(file)
+
     def _images(self, number: int) -> int:
         record = self._record(number)
         return record["images"] if record else 0

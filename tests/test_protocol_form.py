@@ -32,6 +32,7 @@ PARAMETERS = {
     "doNormalize": "Normalize background",
     "backRadius": "Background radius (px)",
     "particlesPerStack": "Particles per stack",
+    "skipCorrupt": "Skip corrupt particles",
 }
 ADVANCED = {
     "recenterMode",
@@ -41,6 +42,7 @@ ADVANCED = {
     "filterOrder",
     "filterWidth",
     "particlesPerStack",
+    "skipCorrupt",
 }
 DEFAULTS = {
     "cropSize": None,
@@ -58,6 +60,7 @@ DEFAULTS = {
     "doNormalize": False,
     "backRadius": -1,
     "particlesPerStack": 10000,
+    "skipCorrupt": False,
 }
 
 

@@ -93,6 +93,7 @@ class ProtDownsampleParticles(EMProtocol):
         with _toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
             corrupt = job.check_done(self.skipCorrupt.get())
+            job.flush()
             alignment = self._alignment().load(job.plan.apix_in)
             results = Results(job)
             output = results.outputSet(self.inputParticles.get(), alignment, self._getPath())
