@@ -44,6 +44,6 @@ setup(
     package_data={"downsample_plugin": ["protocols.conf", "*.png"]},
     entry_points={
         "pyworkflow.plugin": ["downsample_plugin = downsample_plugin"],
-        "console_scripts": ["downsample-particles = downsample_plugin.cli:main"],
+        "console_scripts": ["downsample-particles = downsample_plugin.__main__:main"],
     },
 )

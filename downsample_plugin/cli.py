@@ -75,9 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _leave_the_one_core()
                 convert(_request(options), workers * processes, options.force, options.skip_corrupt, sys.stdout)
     except KeyboardInterrupt:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
         return EXIT_STOPPED
-    except (DataError, PlanError, OSError) as error:
+    except OSError as error:
+        print(
+            f"ERROR: {error.filename or options.output}: {error.strerror or error}, expected files and folders that "
+            "can be read and written; check them, or give another folder",
+            file=sys.stderr,
+        )
+        return EXIT_DATA
+    except (DataError, PlanError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
     return 0
@@ -203,7 +211,6 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {number}, expected 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 1 or more")
+    return int(text)

@@ -3,24 +3,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from .core import checks
 from .core.plan import DownsamplePlan, Recenter
 from .errors import DataError, PlanError
-from .job import DEFAULT_PARTICLES_PER_STACK, Job
+from .job import (
+    BAD_PARTICLES_NAME,
+    DEFAULT_PARTICLES_PER_STACK,
+    STACK_NAME,
+    Job,
+    finished_problem,
+    none_left,
+    refusal,
+)
 from .program import run_job
 from .progress import progress
 from .relion import ImageGroup, RelionStar
 from .stacks import open_stack
-from .tables import ParticleRow
-from .whole_files import whole_file
+from .tables import ParticleRow, write_bad_particles
+from .whole_files import remove_abandoned, whole_file
 
 STAR_NAME = "particles.star"
 
@@ -55,13 +63,15 @@ def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out
     star = RelionStar(request.source) if request.is_star else None
     groups = _star_groups(request, star) if star else [_stack_group(request)]
     plans = {group: _plan(request, group, len(groups)) for group in groups}
+    _check_apart(request, star.image_files() if star else [request.source])
     if force:
         _remove_run(request.folder)
-    elif _is_finished(request):
-        raise PlanError(
-            [f"{request.folder}: it holds a finished run already; add --force to start anew, or give another folder."]
-        )
+    elif os.path.lexists(os.path.join(request.folder, STAR_NAME)) or _holds_another(request.folder, plans):
+        raise PlanError([finished_problem(request.folder)])
     jobs = {plan: _write_job(request, star, plans, plan, folder) for plan, folder in _folders(request, plans)}
+    if star is None and all(job.is_finished() for job in jobs.values()):
+        raise PlanError([finished_problem(request.folder)])
+    remove_abandoned(request.folder)
     for plan, job in jobs.items():
         print(f"{job.particle_count} particles: {plan.summary()}", file=out)
         for warning in checks.warnings(plan):
@@ -69,10 +79,10 @@ def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out
     with progress(sum(job.particle_count for job in jobs.values())) as advance:
         for job in jobs.values():
             run_job(job, range(1, job.stack_count + 1), workers, advance, skip_corrupt)
+    bad = _check_done(request.folder, list(jobs.values()), skip_corrupt)
+    if bad:
+        print(f"Left out: {bad} corrupt particles, listed in {_bad_path(request.folder)}", file=out)
     for job in jobs.values():
-        bad = job.check_done(skip_corrupt)
-        if bad:
-            print(f"Left out: {bad} corrupt particles, listed in {job.bad_particles_path}", file=out)
         job.remove_other_stacks()
     if star:
         _write_star(request, star, plans, jobs, out)
@@ -99,7 +109,7 @@ def _stack_group(request: Request) -> ImageGroup:
         raise PlanError(["--recenter: a stack has no aligned shifts, expected a STAR file; give one or leave it out."])
     try:
         with open_stack(request.source) as stack:
-            apix = request.apix or stack.apix
+            apix = stack.apix if request.apix is None else request.apix
             box = stack.box[0]
     except DataError as error:
         raise DataError(f"{request.source}: {error}") from error
@@ -143,7 +153,7 @@ def _write_job(
             for number, particle in enumerate(star.particles(), start=1)
             if plans[particle.group] == plan
         )
-    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK)
+    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK, over_finished=False)
 
 
 def _write_star(
@@ -165,23 +175,70 @@ def _write_star(
         file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
 
 
-def _is_finished(request: Request) -> bool:
-    if request.is_star:
-        return os.path.exists(os.path.join(request.folder, STAR_NAME))
+def _check_done(folder: str, jobs: Sequence[Job], skip_corrupt: bool) -> int:
+    """The number of particles that cannot be used, listed in one table; DataError unless they may be skipped."""
+    for job in jobs:
+        job.check_worked_on(range(1, job.stack_count + 1))
+    found = [bad for job in jobs for bad in job.bad_particles(range(1, job.stack_count + 1))]
+    if not found:
+        return 0
+    count = write_bad_particles(_bad_path(folder), sorted(found))
+    if not skip_corrupt:
+        raise refusal(sorted(found), count, _bad_path(folder))
+    if not any(job.has_images() for job in jobs):
+        raise none_left(folder, count)
+    return count
+
+
+def _bad_path(folder: str) -> str:
+    return os.path.join(folder, BAD_PARTICLES_NAME)
+
+
+def _holds_another(folder: str, plans: Mapping[ImageGroup, DownsamplePlan]) -> bool:
+    """Whether a finished job stands in a folder where the jobs of several groups would stand beside it."""
+    if len(set(plans.values())) == 1 or not _is_run(folder):
+        return False
     try:
-        job = Job.read(Job.path_in(request.folder))
+        return Job.read(Job.path_in(folder)).is_finished()
     except (DataError, PlanError):
         return False
-    return all(map(job.is_done, range(1, job.stack_count + 1)))
+
+
+def _check_apart(request: Request, image_files: Iterable[str]) -> None:
+    """PlanError if the output would go over the input, or is to go where files of its names are no run's."""
+    folder = os.path.realpath(request.folder)
+    for path in (request.source, *image_files):
+        real = os.path.realpath(path)
+        own = os.path.basename(real) == STAR_NAME or STACK_NAME.fullmatch(os.path.basename(real))
+        if own and (os.path.dirname(real) == folder or os.path.dirname(os.path.dirname(real)) == folder):
+            raise PlanError([f"{request.folder}: it holds the input {path}, expected another folder; give one."])
+    star = os.path.join(request.folder, STAR_NAME)
+    if os.path.lexists(star) and not any(map(_is_run, [request.folder, *_group_folders(request.folder)])):
+        raise PlanError([f"{star}: it is there and not of a run of this program, expected none; give another folder."])
+
+
+def _is_run(folder: str) -> bool:
+    return os.path.exists(Job.path_in(folder))
+
+
+def _group_folders(folder: str) -> list[str]:
+    """Folders of the groups of a run, in the run's folder."""
+    if not os.path.isdir(folder):
+        return []
+    names = sorted(name for name in os.listdir(folder) if re.fullmatch(r"pixel_size_\d+", name))
+    return [path for path in (os.path.join(folder, name) for name in names) if _is_run(path)]
 
 
 def _remove_run(folder: str) -> None:
     """Remove what an earlier run left in a folder, and nothing else."""
-    if not os.path.isdir(folder):
-        return
-    Job.remove(folder)
-    for name in os.listdir(folder):
-        if re.fullmatch(r"pixel_size_\d+", name):
-            shutil.rmtree(os.path.join(folder, name))
-        elif name == STAR_NAME:
-            os.remove(os.path.join(folder, name))
+    groups = _group_folders(folder)
+    for path in [folder, *groups]:
+        if _is_run(path):
+            Job.remove(path)
+    for path in groups:
+        with contextlib.suppress(OSError):  # somebody keeps other things there
+            os.rmdir(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, STAR_NAME))
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(_bad_path(folder))

@@ -23,7 +23,6 @@ Image files are named as the caller sees them: relative names lead from the curr
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import itertools
 import json
@@ -41,7 +40,7 @@ from . import __version__
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .stacks import StackWriter, is_abandoned, open_stack
+from .stacks import StackWriter, open_stack
 from .tables import (
     BadParticle,
     ParticleRow,
@@ -50,12 +49,13 @@ from .tables import (
     write_bad_particles,
     write_particles,
 )
-from .whole_files import PART_PATTERN, whole_file
+from .whole_files import PART_PATTERN, remove_abandoned, whole_file
 
 DEFAULT_PARTICLES_PER_STACK = 10000
 NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
 BEFORE_ANY_IMAGE = 0  # where the number of a stack stands otherwise
 BAD_PARTICLES_NAME = "bad_particles.star"
+STACK_NAME = re.compile(r"particles_\d{6,}(_\d+)?\.mrcs")
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,19 @@ class Job:
         particles: Iterable[ParticleRow],
         particles_per_stack: int,
         bad: Sequence[BadParticle] = (),
+        over_finished: bool = True,
     ) -> Job:
         """Write a job; PlanError if it cannot be done.
 
         Over another job in the folder it starts anew; over the same one, of the same plan and particles and
         unchanged image files, what is done stays done. `bad` are particles that cannot be used for other reasons
-        than their images; it may grow while `particles` are drawn.
+        than their images; it may grow while `particles` are drawn. Unless it may go `over_finished` ones, another
+        job in the folder that is done is a problem.
         """
         _check(job_problems(plan, particles_per_stack))
         old = _job_in(folder)
+        if old is None:
+            _check(_foreign_problems(folder))
         new_tables = os.path.join(folder, "tables.new")
         shutil.rmtree(new_tables, ignore_errors=True)
         os.makedirs(new_tables)
@@ -109,7 +113,10 @@ class Job:
         if old is not None and job.fingerprint == old.fingerprint:
             shutil.rmtree(new_tables)
             return old
-        if old is not None and not all(map(old.is_done, range(1, old.stack_count + 1))):
+        if old is not None and not over_finished and old.is_finished():
+            shutil.rmtree(new_tables)
+            raise PlanError([finished_problem(folder)])
+        if old is not None and not old.is_finished():
             unfinished = old._stack_names()
             cls._remove_stacks_in(folder, lambda name: name in unfinished)
         job._start(new_tables)
@@ -213,8 +220,8 @@ class Job:
     @staticmethod
     def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
         for name in os.listdir(folder):
-            match = re.fullmatch(rf"(particles_\d{{6,}}(_\d+)?\.mrcs)({PART_PATTERN})?", name)
-            if match and unwanted(match[1]):
+            stack = re.sub(PART_PATTERN + "$", "", name)
+            if STACK_NAME.fullmatch(stack) and unwanted(stack):
                 _remove_files(os.path.join(folder, name))
 
     def todo_path(self, number: int) -> str:
@@ -266,6 +273,10 @@ class Job:
         _write_json(self.record_path(number), record)
         _remove_files(self.error_path(number))
 
+    def is_finished(self) -> bool:
+        """Whether all output stacks are done."""
+        return all(map(self.is_done, range(1, self.stack_count + 1)))
+
     def is_done(self, number: int) -> bool:
         """Whether output stack `number` is there, with its tables, and fits its record in size, header and count."""
         record = self._record(number)
@@ -305,9 +316,13 @@ class Job:
             _remove_files(self.record_path(number), self.done_path(number), self.stack_path(number))
 
     def tidy(self, number: int) -> None:
-        """Remove what earlier attempts at output stack `number` have left, but for what another process writes."""
-        parts = glob.glob(glob.escape(self.stack_path(number)) + ".*.part")
-        _remove_files(self.bad_path(number), self.error_path(number), *filter(is_abandoned, parts))
+        """Remove what earlier attempts at output stack `number` have to say of it."""
+        _remove_files(self.bad_path(number), self.error_path(number))
+
+    def remove_abandoned(self) -> None:
+        """Remove unfinished files that nobody writes any more."""
+        for folder in (self.folder or ".", self._tables):
+            remove_abandoned(folder)
 
     def writer(self, number: int) -> StackWriter:
         """What writes output stack `number`."""
@@ -362,9 +377,13 @@ class Job:
             os.remove(self.bad_particles_path)
         elif not skip_corrupt:
             raise refusal(self.bad_particles(numbers), count, self.bad_particles_path)
-        if not any(self._images(number) for number in numbers):
-            raise DataError(f"{self.folder}: all {count} particles are corrupt, expected some that can be used")
+        if not self.has_images():
+            raise none_left(self.folder, count)
         return count
+
+    def has_images(self) -> bool:
+        """Whether any particle has come through."""
+        return any(self._images(number) for number in range(1, self.stack_count + 1))
 
     def flush(self) -> None:
         """Wait until all output stacks are on the disk."""
@@ -416,7 +435,7 @@ def _size_and_time(path: str) -> tuple[int, int] | None:
     """Size (bytes) and time (ns) of a file; None if it is not there, which the run says of its particles."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -431,6 +450,11 @@ def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
         f"All are listed in {path}. Mend them or drop them from the set, or let them be skipped (Skip corrupt "
         "particles, --skip-corrupt), then continue the run"
     )
+
+
+def none_left(folder: str, count: int) -> DataError:
+    """That nothing remains of so many particles."""
+    return DataError(f"{folder}: all {count} particles are corrupt, expected some that can be used")
 
 
 def stack_count(particles: int, particles_per_stack: int) -> int:
@@ -493,6 +517,19 @@ def _write_json(path: str, content: Mapping[str, Any]) -> None:
     with whole_file(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
+
+
+def finished_problem(folder: str) -> str:
+    """That a run is not to be lost by mistake."""
+    return f"{folder}: it holds a finished run already; add --force to start anew, or give another folder."
+
+
+def _foreign_problems(folder: str) -> list[str]:
+    """What stands in the way of a first job in a folder: things of its names that no job has made."""
+    tables = os.path.join(folder, "tables")
+    if os.path.lexists(tables) and not os.path.exists(os.path.join(tables, _todo_name(1))):
+        return [f"{tables}: it is there and not of a run of this program, expected none; give another folder."]
+    return []
 
 
 def _count_problems(count: int) -> list[str]:

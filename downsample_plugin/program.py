@@ -65,6 +65,7 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
     at all, and the others are made nevertheless. Raises DataError if the run cannot go on: a full disk, say, or a
     worker that died. What was finished by then stays.
     """
+    job.remove_abandoned()
     todo = [number for number in numbers if not job.may_stay(number, skip_corrupt)]
     advance(sum(map(job.stack_size, numbers)) - sum(map(job.stack_size, todo)))
     if not todo:
@@ -74,7 +75,7 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
     _check_room(job, todo)
     context = multiprocessing.get_context("fork")
     under_way: deque[_StackUnderWay] = deque()
-    with ProcessPoolExecutor(workers, context, _start_worker, (job.plan, os.getpid())) as pool:
+    with _signals_restored(), ProcessPoolExecutor(workers, context, _start_worker, (job.plan, os.getpid())) as pool:
         try:
             for number in todo:
                 if job.may_stay(number, skip_corrupt):  # another program has made it meanwhile
@@ -93,6 +94,7 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
             while under_way:
                 _take_oldest(under_way, advance)
         except BaseException as error:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a second Ctrl-C must not hit the end of the pool
             pool.shutdown(wait=False, cancel_futures=True)
             number = under_way[0].number if under_way else todo[0]
             for stack in under_way:
@@ -113,13 +115,21 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Have Ctrl-C and its like wait: workers start here, which are not to be hit, nor is the pool while it is at it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def _signals_restored() -> Iterator[None]:
+    """Let signals be blocked in between."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Have Ctrl-C and its like wait: workers start here, which are not to be hit, nor is the pool while it is at it."""
+    with _signals_restored():
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
 
 
 def _check_room(job: Job, numbers: Sequence[int]) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
+from .core.checks import LARGEST_NUMBER
 from .core.plan import DownsamplePlan
 from .errors import DataError
 from .stacks import open_stack
@@ -80,6 +82,10 @@ class RelionStar:
         """The groups that particles belong to, in the order of their first particles."""
         return list(dict.fromkeys(particle.group for particle in self.particles()))
 
+    def image_files(self) -> list[str]:
+        """The files of all images that were met so far."""
+        return list(self._files.values())
+
     def has_origins(self) -> bool:
         """Whether the particles carry shifts."""
         return self._origin_label("X") in next(self.particles()).line.values
@@ -98,8 +104,11 @@ class RelionStar:
     def _image(self, name: str) -> tuple[int, str]:
         """Index and file of an image name, looked for from the current folder, then from the STAR file's."""
         index, at, file = name.rpartition("@")
-        if at and not index.isdigit():
-            raise DataError(f"{self.path}: rlnImageName is {name}, expected a number before the @; write it again")
+        if not file or "\0" in file or (at and not re.fullmatch(r"[0-9]{1,12}", index)):
+            raise DataError(
+                f"{self.path}: rlnImageName is {name[:200]}, expected a number before the @, of up to 12 digits, and a "
+                "file after it; write it again"
+            )
         if file not in self._files:
             beside = os.path.join(os.path.dirname(self.path), file)
             self._files[file] = beside if os.path.exists(beside) and not os.path.exists(file) else file
@@ -128,11 +137,16 @@ class RelionStar:
             apix = self._number(values, "rlnImagePixelSize")
         else:
             # µm on the detector to Å on the specimen
-            apix = 1e4 * self._number(values, "rlnDetectorPixelSize") / self._number(values, "rlnMagnification")
+            magnification = self._number(values, "rlnMagnification")
+            apix = 1e4 * self._number(values, "rlnDetectorPixelSize") / magnification if magnification else 0.0
         micrograph = self._number(values, "rlnMicrographPixelSize", 0.0)
         if not micrograph:
             original = self._number(values, "rlnMicrographOriginalPixelSize", 0.0)
             micrograph = original if math.isclose(original, apix, rel_tol=SAME_PIXEL_SIZE) else 0.0
+        if not 0 < apix < LARGEST_NUMBER:
+            raise DataError(
+                f"{self.path}: a pixel size of {apix:g} Å/px, expected a number above 0; write the file again"
+            )
         return ImageGroup(key, self._box(key, file), apix, micrograph or None)
 
     def _box(self, key: str, file: str) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .errors import DataError
-from .whole_files import part_name
+from .whole_files import claim, part_name
 
 XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -249,12 +249,17 @@ class TiffReader(_LibraryReader):
 
 def _open_to_read(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY)
-    except OSError as error:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for ever
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"the file cannot be opened ({error.strerror}), expected a stack of images; check that it is there and "
-            "readable"
+            f"the file cannot be opened ({getattr(error, 'strerror', error)}), expected a stack of images; check that "
+            "it is there and readable"
         ) from error
+    mode = os.fstat(file).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, reading says so
+        os.close(file)
+        raise DataError("the file is a pipe or a device, expected a file on a disk; copy the stack into one")
+    return file
 
 
 class ImageReader:
@@ -315,7 +320,7 @@ class StackWriter:
     def create(self) -> None:
         """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
         self._file = open(self.part_path, "x+b")  # noqa: SIM115
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # as long as this process lives, it is not abandoned
+        claim(self._file)
         self._file.truncate(self.bytes)
 
     def finish(self, statistics: NDArray[np.void], kept: NDArray[np.bool_]) -> None:
@@ -348,16 +353,6 @@ class StackWriter:
             if new != old:
                 _write_all(file, memoryview(os.pread(file, size, start + old * size)), start + new * size)
         os.ftruncate(file, start + int(kept.sum()) * size)
-
-
-def is_abandoned(part_path: str) -> bool:
-    """Whether the process that made an unfinished stack is gone."""
-    try:
-        with open(part_path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

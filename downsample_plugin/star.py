@@ -49,15 +49,26 @@ def star_lines(path: str) -> Iterator[StarLine]:
         is_row = False
         if not words:
             labels = labels if not rows else None  # an empty line ends a loop
-        elif first.startswith("data_"):
+        elif first.startswith("data_") and len(words) == 1:
             block, labels = first[len("data_") :], None
         elif first == "loop_":
             labels, rows = [], 0
         elif first.startswith("_") and not rows and labels is not None:
+            if first[1:] in labels:
+                raise DataError(
+                    f"{path}, line {number}: {first} stands twice in the loop, expected once; write it again"
+                )
             labels.append(first[1:])
-        elif first.startswith("_"):
+        elif first.startswith("#"):
+            pass
+        elif first.startswith("_") and not labels:
             values = {first[1:]: words[1]} if len(words) > 1 else {}
-        elif labels and not first.startswith("#"):
+        elif not labels:
+            raise DataError(
+                f"{path}, line {number}: {text.strip()[:60]!r} stands outside a loop, expected rows to follow their "
+                "loop without an empty line; write the file again"
+            )
+        else:
             if len(words) != len(labels):
                 raise DataError(
                     f"{path}, line {number}: {len(words)} values, expected {len(labels)}, one for each label of the "

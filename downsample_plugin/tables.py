@@ -73,7 +73,7 @@ def write_particles(path: str, rows: Iterable[ParticleRow]) -> int:
 
 def read_particles(path: str) -> Iterator[ParticleRow]:
     """Rows of a table, one at a time; DataError if it is missing or not such a table."""
-    for number, index, name, x, y in _read(path, PARTICLES_HEAD, (int, int, _decoded, float, float)):
+    for number, index, name, x, y in _read(path, PARTICLES_HEAD, (_integer, _integer, _decoded, float, float)):
         yield ParticleRow(number, index, name, x, y)
 
 
@@ -85,7 +85,7 @@ def write_bad_particles(path: str, rows: Iterable[BadParticle]) -> int:
 
 def read_bad_particles(path: str) -> Iterator[BadParticle]:
     """The same for particles that cannot be used."""
-    for number, index, name, problem in _read(path, BAD_HEAD, (int, int, _decoded, _decoded)):
+    for number, index, name, problem in _read(path, BAD_HEAD, (_integer, _integer, _decoded, _decoded)):
         yield BadParticle(number, index, name, problem)
 
 
@@ -111,6 +111,13 @@ def _read(path: str, head: str, types: Sequence[Callable[[str], Any]]) -> Iterat
                 yield [kind(value) for kind, value in zip(types, values)]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: it cannot be read as a particle table ({error}); write the job again") from error
+
+
+def _integer(text: str) -> int:
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise ValueError(f"{text[:30]} is too large a number")
+    return number
 
 
 @functools.lru_cache  # particles share files

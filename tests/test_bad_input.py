@@ -260,3 +260,96 @@ def test_the_command_line_lists_and_skips_too(here):
         rows = [line.split() for line in file if "@" in line]
     assert [row[2] for row in rows] == ["c1", "c2", "c3", "c4", "c5", "c7", "c8"]
     assert [row[0] for row in rows] == [f"{i:06d}@out/particles_000001.mrcs" for i in range(1, 8)]
+
+
+OPTICS = "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n{}\n\ndata_particles\n\nloop_\n{}\n"
+
+
+def star(rows, optics="1 1.5", labels="_rlnImageName\n_rlnOpticsGroup"):
+    with open("in.star", "w") as file:
+        file.write(OPTICS.format(optics, labels) + "\n".join(rows) + "\n")
+
+
+def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
+    first, second = noise(4), noise(4, seed=1)
+    first[1, 0, 0], second[:, 0, 0] = np.nan, np.inf
+    make("a.mrcs", first)
+    make("b.mrcs", second)
+    star(
+        [f"{i}@{name} {group}" for i in (1, 2, 3, 4) for name, group in (("a.mrcs", 1), ("b.mrcs", 2))], "1 1.5\n2 2.5"
+    )
+    done = run("in.star", "-o", "out", "--box", "16")
+    assert done.returncode == cli.EXIT_DATA
+    assert "5 particles cannot be used" in done.stderr
+    assert [bad.particle_id for bad in read_bad_particles("out/bad_particles.star")] == [2, 3, 4, 6, 8]
+    done = run("in.star", "-o", "out", "--box", "16", "--skip-corrupt")
+    assert done.returncode == 0, done.stderr
+    with open("out/particles.star") as file:
+        assert [line.split()[1] for line in file if "@" in line] == ["1", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    "rows, optics, labels, sentence",
+    [
+        (["1@a.mrcs 1"], "1 0", None, "a pixel size of 0 Å/px, expected a number above 0"),
+        (["99999999999999999999@a.mrcs 1"], "1 1.5", None, "expected a number before the @, of up to 12 digits"),
+        (["²@a.mrcs 1"], "1 1.5", None, "expected a number before the @"),
+        (["1@ 1"], "1 1.5", None, "and a file after it"),
+        (["1@a\0b.mrcs 1"], "1 1.5", None, "and a file after it"),
+        (["1@a.mrcs 1", "", "2@a.mrcs 1"], "1 1.5", None, "'2@a.mrcs 1' stands outside a loop"),
+        (["1@a.mrcs 1 2"], "1 1.5", "_rlnImageName\n_rlnOpticsGroup\n_rlnOpticsGroup", "_rlnOpticsGroup stands twice"),
+        (["1@a.mrcs 1"], "1 1.5e308", None, "expected a number above 0"),
+    ],
+)
+def test_star_files_that_would_mislead(here, rows, optics, labels, sentence):
+    make("a.mrcs", noise())
+    star(rows, optics, labels or "_rlnImageName\n_rlnOpticsGroup")
+    done = run("in.star", "-o", "out", "--box", "16")
+    assert done.returncode in (cli.EXIT_DATA, cli.EXIT_USAGE)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("first", ["data_7/x.mrc", "_x.mrc"])
+def test_rows_that_begin_like_something_else(here, first):
+    make("a.mrcs", noise())
+    star(
+        [f"plain.mrc {i}@a.mrcs 1" if i == 1 else f"{first} {i}@a.mrcs 1" for i in (1, 2, 3)],
+        labels=("_rlnMicrographName\n_rlnImageName\n_rlnOpticsGroup"),
+    )
+    assert run("in.star", "-o", "out", "--box", "16").returncode == 0
+    with open("out/particles.star") as file:
+        assert [line.split()[1] for line in file if "@" in line] == [
+            f"{i:06d}@out/particles_000001.mrcs" for i in (1, 2, 3)
+        ]
+
+
+def test_a_pipe_does_not_hold_the_run_up(here):
+    os.mkfifo("pipe.mrcs")
+    done = run("pipe.mrcs", "-o", "out", "--box", "16")
+    assert done.returncode == cli.EXIT_DATA
+    assert "the file is a pipe or a device" in done.stderr
+
+
+@pytest.mark.parametrize("apix", ["0", "1e308", "-1"])
+def test_pixel_sizes_that_make_no_sense(here, apix):
+    make("a.mrcs", noise())
+    done = run("a.mrcs", "--apix", apix, "--pixel-size", "1.5e308", "-o", "out")
+    assert done.returncode == cli.EXIT_USAGE
+    assert "Traceback" not in done.stderr
+
+
+def test_a_constant_image_with_a_highpass(here):
+    make("a.mrcs", np.full((1, 33, 33), 1e30, "f4"))
+    done = run("a.mrcs", "--apix", "1", "-o", "out", "--highpass", "20", "--normalize", "-1")
+    assert done.returncode == cli.EXIT_DATA
+    assert "expected noise to normalise by" in done.stderr
+
+
+def test_folders_that_cannot_be_written(here):
+    make("a.mrcs", noise())
+    with open("file", "w"):
+        pass
+    done = run("a.mrcs", "--apix", "1", "-o", "file", "--box", "16")
+    assert done.returncode == cli.EXIT_DATA
+    assert "Not a directory, expected files and folders that can be read and written" in done.stderr

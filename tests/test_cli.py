@@ -3,6 +3,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -332,3 +333,59 @@ def test_help_is_for_people():
     )
     for option in [*options.split(), "--jobs", "--force"]:
         assert option in done.stdout
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_the_input_is_never_written_over(here, capsys, force):
+    write_stack("particles_000001.mrcs", noise(3), voxel_size=1.5)
+    before = Path("particles_000001.mrcs").read_bytes()
+    command("particles_000001.mrcs", "-o", ".", "--box", "16", *force, code=2)
+    assert "it holds the input particles_000001.mrcs, expected another folder" in capsys.readouterr().err
+    optics_star([(0, 0), (0, 0)])
+    shutil.move("in.star", "particles.star")
+    text = Path("particles.star").read_text()
+    command("particles.star", "-o", ".", "--box", "16", *force, code=2)
+    assert "it holds the input particles.star, expected another folder" in capsys.readouterr().err
+    assert Path("particles.star").read_text() == text
+    assert Path("particles_000001.mrcs").read_bytes() == before
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_what_is_no_runs_stays(here, capsys, force):
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    for name in ("out/pixel_size_9/x", "out/tables/x", "other/particles.star"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    command("in.mrcs", "-o", "out", "--box", "16", *force, code=2)
+    assert "out/tables: it is there and not of a run of this program" in capsys.readouterr().err
+    command("in.mrcs", "-o", "other", "--box", "16", *force, code=2)
+    assert "other/particles.star: it is there and not of a run" in capsys.readouterr().err
+    shutil.move("out/tables", "elsewhere")
+    command("in.mrcs", "-o", "out", "--box", "16", *force)
+    command("in.mrcs", "-o", "out", "--box", "18", "--force")
+    assert Path("out/pixel_size_9/x").exists()
+
+
+def test_a_finished_run_of_another_sort_is_not_replaced(here, capsys):
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    optics_star([(0, 0), (0, 0)])
+    for first, second in (("in.mrcs", "in.star"), ("in.star", "in.mrcs"), ("in.mrcs", "in.mrcs")):
+        command(first, "-o", "out", "--box", "16", "--force")
+        before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*") if path.is_file()}
+        capsys.readouterr()
+        command(second, "-o", "out", "--box", "18", code=2)
+        assert "out: it holds a finished run already; add --force" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_unfinished_files_of_a_killed_run_are_gone_in_the_end(here):
+    optics_star([(0, 0), (0, 0)])
+    part = ".0123456789abcdef.part"
+    command("in.star", "-o", "out", "--box", "16")
+    os.remove("out/particles.star")
+    for name in ("particles.star", "job.json", "tables/done_000001.star", "particles_000001.mrcs"):
+        for folder in [Path("out"), *Path("out").glob("pixel_size_*")]:
+            if (folder / "job.json").exists() or name == "particles.star":
+                (folder / (name + part)).touch()
+    command("in.star", "-o", "out", "--box", "16")
+    assert not list(Path("out").rglob("*.part"))

@@ -146,6 +146,20 @@ def test_stopped_by_the_user(here, undisturbed, stop):
     assert stacks_of(job) == undisturbed[1]
 
 
+def test_ctrl_c_twice(here, undisturbed):
+    for number in range(8):
+        job = new_job(f"twice_stopped_{number}")
+        process = started(job)
+        workers = workers_of(process)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.01 * number)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == cli.EXIT_STOPPED
+        assert error == "Stopped; the same command goes on from here.\n"
+        assert_all_end(workers)
+
+
 def test_a_file_that_may_not_grow(here, undisturbed):
     """The kernel refuses what lies beyond the limit, as it does on a full disk."""
     job = new_job("limited")

@@ -89,6 +89,16 @@ def test_mean_is_preserved():
         assert found.mean(axis=(1, 2)) == pytest.approx(images.mean(axis=(1, 2)), abs=1e-6)
 
 
+@pytest.mark.parametrize("box, box_out", [(33, 16), (50, 49), (64, 32)])
+def test_an_image_does_not_depend_on_the_others_of_its_block(box, box_out):
+    images = noise(box, count=20, mean=100)
+    plan = DownsamplePlan(box, 1.0, fourier_crop_size=box_out)
+    together, _ = downsample_images(images, plan)
+    for count in (1, 2, 7):
+        some, _ = downsample_images(images[-count:], plan)
+        assert np.array_equal(some, together[-count:])
+
+
 def test_results_do_not_depend_on_what_came_before():
     images = noise(31, count=5)
     shifts = np.array([[0.2, 0.4], [0, 0], [3, 0.1], [0, 0], [9, -9]])

@@ -15,6 +15,7 @@ from .plan import DownsamplePlan, FilterShape, Recenter
 
 SMALLEST_BOX = 8  # px; less is no image
 LARGEST_BOX = 4096  # px; no particle comes near, and no more memory is given on a header's word
+LARGEST_NUMBER = 1e9  # Å, Å/px, px: beyond, products overflow
 SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to here
 
 
@@ -216,4 +217,4 @@ def _float16_warning(plan: DownsamplePlan) -> list[str]:
 
 
 def _positive(number: float) -> bool:
-    return math.isfinite(number) and number > 0
+    return 0 < number < LARGEST_NUMBER  # never for one that is none

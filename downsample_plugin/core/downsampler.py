@@ -25,6 +25,7 @@ LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so 
 BYTES_PER_BLOCK = 1 << 20  # of float32 pixels: about what stays in the processor's second-level cache
 LARGEST_BLOCK = 16  # images; enough for calls to take no time beside transforms
 PIXELS_PER_STATISTICS = 1 << 14  # as many as stay in the cache in float64
+LARGEST_LEVEL = 1e37  # a tenth of what float32 holds, so that nothing overflows for want of it
 ROWS_FOR_LEVEL = 8  # of an image; they tell whether an offset stands out from the contrast
 
 
@@ -92,7 +93,7 @@ class Downsampler:
         self._direct = crop == plan.box_in and plan.recenter is Recenter.NONE
         self._incoming = np.empty((plan.box_in, plan.box_in), dtype=np.float32)
         self._rows_apart = max(crop // ROWS_FOR_LEVEL, 1)  # for the level
-        self._ones = np.ones(self._windows[0, :: self._rows_apart].size, dtype=np.float32)
+        self._ones = np.ones(self._windows[0, :: self._rows_apart].size)
         self._fractions = np.zeros((self.block, 2))
         self._levels = np.zeros(self.block, dtype=np.float32)  # subtracted from the windows
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
@@ -154,7 +155,7 @@ class Downsampler:
             if self._normalizer is not None:
                 for place in range(count):
                     try:
-                        self._normalizer(images[place])
+                        self._normalizer(images[place], abs(float(self._levels[place])))
                     except DataError as error:
                         problems[place] = error
             statistics = image_statistics(images, self._scratch)
@@ -193,12 +194,15 @@ class Downsampler:
         Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit.
         """
         levels = self._levels[:count]
-        rows = self._windows[:count, :: self._rows_apart].reshape(count, -1)
-        means = rows @ self._ones / len(self._ones)
+        rows = self._windows[:count, :: self._rows_apart].reshape(count, -1).astype(np.float64)
+        # image by image: a product of all rows at once would sum in another order for another number of images
+        means = np.matmul(rows[:, None, :], self._ones[:, None])[:, 0, 0] / len(self._ones)
         squares = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0] / len(self._ones)
-        for place in np.flatnonzero(4 * means**2 > squares).tolist():
-            self._windows[place] -= means[place]
-            levels[place] += means[place]
+        stands_out = (4 * means**2 > squares) & (np.abs(means) < LARGEST_LEVEL)
+        for place in np.flatnonzero(stands_out).tolist():
+            level = np.float32(means[place])
+            self._windows[place] -= level
+            levels[place] += level
         return levels
 
     def _slices(self, whole: Sequence[int]) -> list[tuple[slice, slice]]:

@@ -37,8 +37,11 @@ class BackgroundNormalizer:
         self._radius = radius
         self._values, self._other = np.empty((box, box)), np.empty((box, box))
 
-    def __call__(self, image: NDArray[np.float32]) -> None:
-        """Normalise an image (box, box) in place; DataError if its background is constant."""
+    def __call__(self, image: NDArray[np.float32], level: float = 0.0) -> None:
+        """Normalise an image (box, box) in place; DataError if its background is constant.
+
+        `level` is the size of what was taken away from the image before: noise of its rounding is none.
+        """
         values, other = self._values, self._other
         np.copyto(values, image)
         level, slope_x, slope_y = self._fit @ self._sums(np.multiply(values, self._background, out=other))
@@ -47,7 +50,7 @@ class BackgroundNormalizer:
         pixels = np.multiply(values, self._background, out=other).reshape(-1)
         deviation = np.sqrt((pixels @ pixels) / self._count)
         # What float32 rounding leaves of a constant background is no noise to divide by
-        if not deviation > np.finfo(np.float32).eps * max(image.max(), -image.min()):
+        if not deviation > np.finfo(np.float32).eps * max(image.max(), -image.min(), level):
             raise DataError(
                 f"background beyond radius {self._radius:g} px: its deviation is {deviation:.3g}, expected noise "
                 "to normalise by; choose another background radius, switch normalisation off or drop this particle"
