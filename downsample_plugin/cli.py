@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from . import __version__  # noqa: E402
 from .convert import Request, convert  # noqa: E402
 from .core.plan import Recenter  # noqa: E402
 from .errors import DataError, PlanError  # noqa: E402
-from .job import NAMED_IN_A_MESSAGE, Job, refusal  # noqa: E402
+from .job import Job, refusal  # noqa: E402
 from .program import run_job  # noqa: E402
 from .progress import progress  # noqa: E402
 
@@ -100,10 +99,11 @@ def _run(job: Job, part: tuple[int, int], workers: int, skip_corrupt: bool) -> N
     with progress(count) as advance:
         run_job(job, stacks, workers, advance, skip_corrupt)
     job.check_worked_on(stacks)
-    bad = list(itertools.islice(job.bad_particles(stacks), NAMED_IN_A_MESSAGE))
-    count = sum(1 for _ in job.bad_particles(stacks))
+    bad = sum(1 for _ in job.bad_particles(stacks))
     if bad and not skip_corrupt:
-        raise refusal(bad, count, os.path.dirname(job.todo_path(1)))
+        raise refusal(job.bad_particles(stacks), bad, os.path.dirname(job.todo_path(1)))
+    if bad:
+        print(f"Left out: {bad} corrupt particles, listed in {os.path.dirname(job.todo_path(1))}", flush=True)
     print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
 
 

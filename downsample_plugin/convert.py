@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -19,15 +19,14 @@ from .job import (
     DEFAULT_PARTICLES_PER_STACK,
     STACK_NAME,
     Job,
+    check_done,
     finished_problem,
-    none_left,
-    refusal,
 )
 from .program import run_job
 from .progress import progress
 from .relion import ImageGroup, RelionStar
 from .stacks import open_stack
-from .tables import ParticleRow, write_bad_particles
+from .tables import ParticleRow
 from .whole_files import remove_abandoned, whole_file
 
 STAR_NAME = "particles.star"
@@ -71,15 +70,15 @@ def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out
     jobs = {plan: _write_job(request, star, plans, plan, folder) for plan, folder in _folders(request, plans)}
     if star is None and all(job.is_finished() for job in jobs.values()):
         raise PlanError([finished_problem(request.folder)])
-    remove_abandoned(request.folder)
+    remove_abandoned(request.folder, [STAR_NAME, BAD_PARTICLES_NAME])
     for plan, job in jobs.items():
         print(f"{job.particle_count} particles: {plan.summary()}", file=out)
         for warning in checks.warnings(plan):
             print(f"Mind: {warning}", file=out)
     with progress(sum(job.particle_count for job in jobs.values())) as advance:
         for job in jobs.values():
-            run_job(job, range(1, job.stack_count + 1), workers, advance, skip_corrupt)
-    bad = _check_done(request.folder, list(jobs.values()), skip_corrupt)
+            run_job(job, job.stacks, workers, advance, skip_corrupt)
+    bad = check_done(list(jobs.values()), request.folder, skip_corrupt)
     if bad:
         print(f"Left out: {bad} corrupt particles, listed in {_bad_path(request.folder)}", file=out)
     for job in jobs.values():
@@ -173,21 +172,6 @@ def _write_star(
     path = os.path.join(request.folder, STAR_NAME)
     with whole_file(path, errors="surrogateescape", newline="") as file:
         file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
-
-
-def _check_done(folder: str, jobs: Sequence[Job], skip_corrupt: bool) -> int:
-    """The number of particles that cannot be used, listed in one table; DataError unless they may be skipped."""
-    for job in jobs:
-        job.check_worked_on(range(1, job.stack_count + 1))
-    found = [bad for job in jobs for bad in job.bad_particles(range(1, job.stack_count + 1))]
-    if not found:
-        return 0
-    count = write_bad_particles(_bad_path(folder), sorted(found))
-    if not skip_corrupt:
-        raise refusal(sorted(found), count, _bad_path(folder))
-    if not any(job.has_images() for job in jobs):
-        raise none_left(folder, count)
-    return count
 
 
 def _bad_path(folder: str) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import itertools
 import json
 import os
@@ -193,6 +194,11 @@ class Job:
         """Number of output stacks."""
         return stack_count(self.particle_count, self.particles_per_stack)
 
+    @property
+    def stacks(self) -> range:
+        """Numbers of all output stacks."""
+        return range(1, self.stack_count + 1)
+
     def stack_size(self, number: int) -> int:
         """Number of particles in output stack `number`, from 1."""
         return min(self.particles_per_stack, self.particle_count - (number - 1) * self.particles_per_stack)
@@ -215,7 +221,7 @@ class Job:
         self._remove_stacks_in(self.folder, lambda name: name not in own)
 
     def _stack_names(self) -> set[str]:
-        return {os.path.basename(self.stack_path(number)) for number in range(1, self.stack_count + 1)}
+        return {os.path.basename(self.stack_path(number)) for number in self.stacks}
 
     @staticmethod
     def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
@@ -275,7 +281,7 @@ class Job:
 
     def is_finished(self) -> bool:
         """Whether all output stacks are done."""
-        return all(map(self.is_done, range(1, self.stack_count + 1)))
+        return all(map(self.is_done, self.stacks))
 
     def is_done(self, number: int) -> bool:
         """Whether output stack `number` is there, with its tables, and fits its record in size, header and count."""
@@ -319,10 +325,16 @@ class Job:
         """Remove what earlier attempts at output stack `number` have to say of it."""
         _remove_files(self.bad_path(number), self.error_path(number))
 
-    def remove_abandoned(self) -> None:
-        """Remove unfinished files that nobody writes any more."""
+    def remove_abandoned(self, numbers: Iterable[int]) -> None:
+        """Remove unfinished files of these output stacks that nobody writes any more."""
+        paths = [
+            path(number)
+            for number in numbers
+            for path in (self.stack_path, self.done_path, self.record_path, self.bad_path)
+        ]
+        names = {os.path.basename(path) for path in (*paths, self.path, self.bad_particles_path)}
         for folder in (self.folder or ".", self._tables):
-            remove_abandoned(folder)
+            remove_abandoned(folder, names)
 
     def writer(self, number: int) -> StackWriter:
         """What writes output stack `number`."""
@@ -350,7 +362,7 @@ class Job:
         """Raise DataError if output stacks are neither done nor refused for their particles.
 
         It names them, or gives the program's words if it left any. All bad particles are to be found before one is
-        complained of: ``check_done`` does, when all stacks are worked on.
+        complained of: ``check_done`` does that, when all stacks are worked on.
         """
         missing = [number for number in numbers if not self.is_done(number) and not self._has_bad(number)]
         if not missing:
@@ -366,28 +378,16 @@ class Job:
         )
 
     def check_done(self, skip_corrupt: bool) -> int:
-        """Raise DataError unless all output stacks are done, with all particles but those that may be skipped.
-
-        All bad particles are listed in a table for people; returns their number.
-        """
-        numbers = range(1, self.stack_count + 1)
-        self.check_worked_on(numbers)
-        count = write_bad_particles(self.bad_particles_path, self.bad_particles(numbers))
-        if not count:
-            os.remove(self.bad_particles_path)
-        elif not skip_corrupt:
-            raise refusal(self.bad_particles(numbers), count, self.bad_particles_path)
-        if not self.has_images():
-            raise none_left(self.folder, count)
-        return count
+        """``check_done`` for this job alone."""
+        return check_done([self], self.folder, skip_corrupt)
 
     def has_images(self) -> bool:
         """Whether any particle has come through."""
-        return any(self._images(number) for number in range(1, self.stack_count + 1))
+        return any(map(self._images, self.stacks))
 
     def flush(self) -> None:
         """Wait until all output stacks are on the disk."""
-        for number in filter(self._images, range(1, self.stack_count + 1)):
+        for number in filter(self._images, self.stacks):
             file = os.open(self.stack_path(number), os.O_RDONLY)
             os.fsync(file)
             os.close(file)
@@ -408,7 +408,7 @@ class Job:
 
     def results(self) -> Iterator[ParticleRow]:
         """All particles in their order, each with its new image and the applied shift."""
-        for number in range(1, self.stack_count + 1):
+        for number in self.stacks:
             yield from read_particles(self.done_path(number))
 
 
@@ -452,9 +452,27 @@ def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
     )
 
 
-def none_left(folder: str, count: int) -> DataError:
-    """That nothing remains of so many particles."""
-    return DataError(f"{folder}: all {count} particles are corrupt, expected some that can be used")
+def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool) -> int:
+    """Raise DataError unless all output stacks are done, with all particles but those that may be skipped.
+
+    All bad particles, in the order of their ids if there are several jobs, are listed in a table in the folder for
+    people; returns their number.
+    """
+    for job in jobs:
+        job.check_worked_on(job.stacks)
+
+    def bad() -> Iterator[BadParticle]:
+        return heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id)
+
+    path = os.path.join(folder, BAD_PARTICLES_NAME)
+    count = write_bad_particles(path, bad())
+    if not count:
+        os.remove(path)
+    elif not skip_corrupt:
+        raise refusal(bad(), count, path)
+    if not any(job.has_images() for job in jobs):
+        raise DataError(f"{folder}: all {count} particles are corrupt, expected some that can be used")
+    return count
 
 
 def stack_count(particles: int, particles_per_stack: int) -> int:

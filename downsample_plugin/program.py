@@ -65,7 +65,7 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
     at all, and the others are made nevertheless. Raises DataError if the run cannot go on: a full disk, say, or a
     worker that died. What was finished by then stays.
     """
-    job.remove_abandoned()
+    job.remove_abandoned(numbers)
     todo = [number for number in numbers if not job.may_stay(number, skip_corrupt)]
     advance(sum(map(job.stack_size, numbers)) - sum(map(job.stack_size, todo)))
     if not todo:
@@ -106,8 +106,8 @@ def run_job(job: Job, numbers: Sequence[int], workers: int, advance: Advance, sk
                 )
             elif isinstance(error, OSError):
                 error = DataError(
-                    f"{job.folder}: the output cannot be written ({error.strerror or error}), expected room for "
-                    f"{_megabytes(job, todo):.0f} MB; make room, then continue the run"
+                    f"{job.folder}: the output cannot be written ({error.strerror or error}), expected a folder that "
+                    f"can be written to, with room for {_megabytes(job, todo):.0f} MB; see to it, then continue the run"
                 )
             if isinstance(error, DataError):
                 _leave_word(job, number, error)
@@ -187,8 +187,7 @@ class _StackUnderWay:
                 "the job again"
             )
         self._done = np.zeros(len(self._todo), dtype=DONE)
-        self._good = np.ones(len(self._todo), dtype=bool)
-        self._bad: list[BadParticle] = []
+        self._bad: dict[int, BadParticle] = {}  # by their places
         self.pending: deque[tuple[Future[PieceDone], NDArray[np.void]]] = deque()
         self.complete = False  # whether all pieces were handed out
         self._writer = job.writer(number)
@@ -219,29 +218,27 @@ class _StackUnderWay:
         done, problems = future.result()
         places = particles["place"]
         self._done[places] = done
-        for i, bad in problems.items():
-            self._good[places[i]] = False
-            self._bad.append(bad)
+        self._bad.update((int(places[i]), bad) for i, bad in problems.items())
         return len(places)
 
     def finish(self) -> None:
         """Give the stack its name and leave its tables; only the latter if it has particles that cannot be used."""
         if self._bad:
-            places = {number: place for place, number in enumerate(self._todo["id"].tolist())}
-            self._bad.sort(key=lambda bad: places[bad.particle_id])
-            write_bad_particles(self._job.bad_path(self.number), self._bad)
+            write_bad_particles(self._job.bad_path(self.number), (self._bad[place] for place in sorted(self._bad)))
             if not self._skip_corrupt:
                 self.discard()
                 return
-        self._writer.finish(self._done["statistics"], self._good)
-        self._job.finish(self.number, self._files, self._results(), self._done["words"][self._good])
+        good = np.ones(len(self._todo), dtype=bool)
+        good[list(self._bad)] = False
+        self._writer.finish(self._done["statistics"], good)
+        self._job.finish(self.number, self._files, self._results(good), self._done["words"][good])
 
     def discard(self) -> None:
         """Remove what there is of the stack."""
         self._writer.discard()
 
-    def _results(self) -> Iterator[ParticleRow]:
-        numbers, shifts = self._todo["id"][self._good], self._done["shift"][self._good]
+    def _results(self, good: NDArray[np.bool_]) -> Iterator[ParticleRow]:
+        numbers, shifts = self._todo["id"][good], self._done["shift"][good]
         for start in range(0, len(numbers), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             for index, (number, shift) in enumerate(zip(numbers[rows].tolist(), shifts[rows].tolist()), start + 1):

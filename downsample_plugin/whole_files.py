@@ -8,7 +8,7 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, Any, TextIO
 
 PART_PATTERN = r"\.[0-9a-f]{16}\.part"
@@ -21,14 +21,19 @@ def part_name(path: str) -> str:
 
 def claim(file: IO[Any]) -> None:
     """Mark an unfinished file as this process's: as long as it is open here, it is not abandoned."""
-    fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # some disks of clusters have no locks; there nothing is ever abandoned
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def remove_abandoned(folder: str) -> None:
-    """Remove the unfinished files in a folder whose processes are gone."""
-    for name in os.listdir(folder):
-        if re.search(PART_PATTERN + "$", name):
-            path = os.path.join(folder, name)
+def remove_abandoned(folder: str, names: Collection[str]) -> None:
+    """Remove the unfinished files in a folder that were to get these names, and whose processes are gone.
+
+    Only those that no other process of the same run may write: not every disk tells its locks to other computers.
+    """
+    for part in os.listdir(folder):
+        name = re.sub(PART_PATTERN + "$", "", part)
+        if name != part and name in names:
+            path = os.path.join(folder, part)
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.remove(path)

@@ -384,8 +384,8 @@ def test_unfinished_files_of_a_killed_run_are_gone_in_the_end(here):
     command("in.star", "-o", "out", "--box", "16")
     os.remove("out/particles.star")
     for name in ("particles.star", "job.json", "tables/done_000001.star", "particles_000001.mrcs"):
-        for folder in [Path("out"), *Path("out").glob("pixel_size_*")]:
-            if (folder / "job.json").exists() or name == "particles.star":
-                (folder / (name + part)).touch()
+        for folder in [Path("out")] if name == "particles.star" else Path("out").glob("pixel_size_*"):
+            (folder / (name + part)).touch()
+    assert len(list(Path("out").rglob("*.part"))) == 7
     command("in.star", "-o", "out", "--box", "16")
     assert not list(Path("out").rglob("*.part"))
