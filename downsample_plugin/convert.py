@@ -152,7 +152,8 @@ def _write_job(
             for number, particle in enumerate(star.particles(), start=1)
             if plans[particle.group] == plan
         )
-    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK, over_finished=False)
+    # One of several groups that is done makes no finished run yet
+    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK, over_finished=folder != request.folder)
 
 
 def _write_star(

@@ -30,3 +30,10 @@ def project(scipion, request):
     project = headless.createProject(request.module.__name__.split(".")[-1])
     yield project
     os.chdir(before)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -24,12 +24,6 @@ PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16, normalize=True)
 MEMORY_LIMIT = 1 << 30  # bytes of address space beyond what the program has when it starts
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def noise(count=6, box=BOX, seed=0):
     return np.random.default_rng(seed).normal(size=(count, box, box)).astype(np.float32)
 
@@ -286,6 +280,11 @@ def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
     assert done.returncode == 0, done.stderr
     with open("out/particles.star") as file:
         assert [line.split()[1] for line in file if "@" in line] == ["1", "1", "1"]
+    make("a.mrcs", noise(4))
+    make("b.mrcs", noise(4, seed=1))
+    os.remove("out/particles.star")
+    assert run("in.star", "-o", "out", "--box", "16").returncode == 0
+    assert not os.path.exists("out/bad_particles.star")
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,6 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 BOX = 32
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def command(*arguments, code=0):
     assert cli.main([*arguments, "--jobs", "2"]) == code
 

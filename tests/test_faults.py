@@ -195,11 +195,38 @@ def test_a_disk_that_fills_up_meanwhile(here, undisturbed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("downsample_plugin.stacks.os.pwrite", until_full)
         with pytest.raises(DataError, match=r"full: the output cannot be written \(No space left on device\)"):
-            program.run_job(job, range(1, STACKS + 1), 2, lambda count: None)
+            program.run_job(job, job.stacks, 2, lambda count: None)
     with pytest.raises(DataError, match="No space left on device"):
         job.check_done(skip_corrupt=False)
     assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
     assert started(job).wait() == 0
+    assert stacks_of(job) == undisturbed[1]
+
+
+def test_a_disk_without_locks(here, undisturbed, monkeypatch):
+    """As some of clusters are: nothing is taken for abandoned there."""
+    job = new_job("no_locks")
+
+    def no_lock(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("downsample_plugin.whole_files.fcntl.flock", no_lock)
+    others = Path(job.folder, "particles_000001.mrcs.0123456789abcdef.part")
+    others.touch()
+    program.run_job(job, job.stacks, 2, lambda count: None)
+    assert others.exists()
+    others.unlink()
+    assert stacks_of(job) == undisturbed[1]
+
+
+def test_unfinished_stacks_of_other_parts_are_left_alone(here, undisturbed):
+    """Not every disk tells its locks to other computers."""
+    job = new_job("parts")
+    others = Path(job.folder, "particles_000002.mrcs.0123456789abcdef.part")
+    others.touch()
+    program.run_job(job, job.share(1, 2), 2, lambda count: None)
+    assert others.exists()
+    program.run_job(job, job.share(2, 2), 2, lambda count: None)
     assert stacks_of(job) == undisturbed[1]
 
 
@@ -208,7 +235,7 @@ def test_a_disk_without_room_is_refused_before_any_work(here, monkeypatch):
     usage = type("Usage", (), {"free": 1_500_000})
     monkeypatch.setattr("downsample_plugin.program.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match="no_room: the disk has room for 2 MB, expected 20 MB for 5 output stacks"):
-        program.run_job(job, range(1, STACKS + 1), 2, lambda count: None)
+        program.run_job(job, job.stacks, 2, lambda count: None)
 
 
 @pytest.mark.parametrize("harm", ["a byte", "an image", "cut short", "header", "no record", "record", "table"])

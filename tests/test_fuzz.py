@@ -42,12 +42,6 @@ endings = st.integers(0, 1024 + 4 * 32**2 + 9)
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def plain(here):
     return here / write_stack("plain.mrcs", np.ones((1, 32, 32)))
 

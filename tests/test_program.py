@@ -29,12 +29,6 @@ def run(job, *arguments):
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def scattered(count=30):
     """Rows that jump between three stacks of the same name, and their images and shifts."""
     rng = np.random.default_rng(3)
@@ -47,6 +41,14 @@ def scattered(count=30):
         rows.append(ParticleRow(particle_id, int(index) + 1, str(file), *rng.uniform(-3, 3, size=2)))
         images.append(stacks[file][index])
     return rows, np.stack(images)
+
+
+def change(path, old, new):
+    with open(path) as file:
+        text = file.read()
+    assert old in text
+    with open(path, "w") as file:
+        file.write(text.replace(old, new))
 
 
 def outputs(job):
@@ -271,10 +273,7 @@ def test_job_files_that_are_none(here, capsys, text):
 def test_a_job_that_claims_more_than_its_tables_hold(here, capsys):
     rows, _ = scattered()
     job = Job.write("job", PLAN, rows, 5)
-    with open(job.path) as file:
-        text = file.read()
-    with open(job.path, "w") as file:
-        file.write(text.replace('"particles": 30', f'"particles": {10**15}'))
+    change(job.path, '"particles": 30', f'"particles": {10**15}')
     assert cli.main([job.path]) == cli.EXIT_DATA
     assert "expected a table for each" in capsys.readouterr().err
 
@@ -290,9 +289,6 @@ def test_usage(here, capsys):
 def test_a_plan_changed_on_disk_is_refused_with_the_same_words(here, capsys):
     rows, _ = scattered()
     job = Job.write("job", PLAN, rows, 5)
-    with open(job.path) as file:
-        text = file.read()
-    with open(job.path, "w") as file:
-        file.write(text.replace('"fourier_crop_size": 16', '"fourier_crop_size": 64'))
+    change(job.path, '"fourier_crop_size": 16', '"fourier_crop_size": 64')
     assert cli.main([job.path]) == cli.EXIT_USAGE
     assert "Fourier crop to box size: got 64 px, expected 8 to 32 px" in capsys.readouterr().err

@@ -22,12 +22,6 @@ BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def noise(count=4, box=BOX, seed=0):
     return np.random.default_rng(seed).normal(size=(count, box, box)).astype(np.float32)
 
