@@ -24,8 +24,8 @@ from .job import (
 )
 from .program import run_job
 from .progress import progress
+from .readers import open_stack
 from .relion import ImageGroup, RelionStar
-from .stacks import open_stack
 from .tables import ParticleRow
 from .whole_files import remove_abandoned, whole_file
 

@@ -19,8 +19,8 @@ import numpy as np
 from . import headless
 from .errors import DataError
 from .picture import before_and_after
+from .readers import ImageReader, open_stack
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
-from .stacks import ImageReader, open_stack
 
 FOLDER = Path("demo_project")
 PARTICLES, BOX, APIX = 200, 128, 1.31

@@ -23,7 +23,6 @@ Image files are named as the caller sees them: relative names lead from the curr
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import heapq
 import itertools
 import json
@@ -41,7 +40,9 @@ from . import __version__
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .stacks import StackWriter, open_stack
+from .fingerprints import Fingerprint, checksum, size_and_time, word_sums
+from .readers import open_stack
+from .stacks import StackWriter
 from .tables import (
     BadParticle,
     ParticleRow,
@@ -94,7 +95,7 @@ class Job:
         new_tables = os.path.join(folder, "tables.new")
         shutil.rmtree(new_tables, ignore_errors=True)
         os.makedirs(new_tables)
-        inputs = _Fingerprint(plan, particles_per_stack)
+        inputs = Fingerprint(plan, particles_per_stack)
         count = 0
         rows = inputs.watch(particles)
         for number in itertools.count(1):
@@ -271,10 +272,10 @@ class Job:
             "version": __version__,
             "fingerprint": self.fingerprint,
             "plan": self.plan.to_dict(),
-            "inputs": {path: _size_and_time(path) for path in inputs},
+            "inputs": {path: size_and_time(path) for path in inputs},
             "images": images,
             "bytes": os.path.getsize(self.stack_path(number)) if images else 0,
-            "checksum": _checksum(sums),
+            "checksum": checksum(sums),
         }
         _write_json(self.record_path(number), record)
         _remove_files(self.error_path(number))
@@ -310,7 +311,7 @@ class Job:
                 sums = [word_sums(stack.read(image)[None])[0] for image in range(stack.count)]
         except DataError:
             return False
-        return bool(_checksum(np.array(sums, dtype=np.uint64)) == record["checksum"])
+        return bool(checksum(np.array(sums, dtype=np.uint64)) == record["checksum"])
 
     def may_stay(self, number: int, skip_corrupt: bool) -> bool:
         """Whether output stack `number` need not be made again: it is intact, and has all that it is to have."""
@@ -418,28 +419,6 @@ def _remove_files(*paths: str) -> None:
             os.remove(path)
 
 
-def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
-    """For each image of a contiguous stack, the sum of its words, modulo 2^64: a checksum that costs little."""
-    words = images.reshape(len(images), -1)
-    unsigned = np.uint64 if words[0].nbytes % 8 == 0 else np.dtype(f"u{words.itemsize}")
-    sums: NDArray[np.uint64] = words.view(unsigned).sum(axis=1, dtype=np.uint64)
-    return sums
-
-
-def _checksum(sums: NDArray[np.uint64]) -> str:
-    """Of a stack, from the sums of its images in their order."""
-    return hashlib.sha256(sums.astype("<u8").tobytes()).hexdigest()
-
-
-def _size_and_time(path: str) -> tuple[int, int] | None:
-    """Size (bytes) and time (ns) of a file; None if it is not there, which the run says of its particles."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
 def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
     """That so many particles cannot be used, the first few by name, and where all are listed."""
     named = "\n".join(map(str, itertools.islice(bad, NAMED_IN_A_MESSAGE)))
@@ -489,31 +468,6 @@ def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
             "usual."
         )
     return problems
-
-
-class _Fingerprint:
-    """Of all that the output depends on: plan, particles, size and time of their files, our version."""
-
-    def __init__(self, plan: DownsamplePlan, particles_per_stack: int):
-        self._hash = hashlib.sha256(repr((__version__, plan, particles_per_stack)).encode())
-        self._files: set[str] = set()
-
-    def watch(self, rows: Iterable[ParticleRow]) -> Iterator[ParticleRow]:
-        """The same rows; their image files are looked at."""
-        for row in rows:
-            if row.image_file not in self._files:
-                self._files.add(row.image_file)
-                file = (row.image_file, _size_and_time(row.image_file))
-                self._hash.update(repr(file).encode("utf-8", "surrogateescape"))
-            yield row
-
-    def add(self, path: str) -> None:
-        """Add a table of particles."""
-        with open(path, "rb") as file:
-            self._hash.update(file.read())
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def _job_in(folder: str) -> Job | None:

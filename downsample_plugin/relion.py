@@ -18,7 +18,7 @@ from typing import Callable, NamedTuple
 from .core.checks import LARGEST_NUMBER
 from .core.plan import DownsamplePlan
 from .errors import DataError
-from .stacks import open_stack
+from .readers import open_stack
 from .star import StarLine, star_lines
 from .tables import ParticleRow
 

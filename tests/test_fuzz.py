@@ -19,8 +19,8 @@ from downsample_plugin.core import DownsamplePlan
 from downsample_plugin.core.plan import Recenter
 from downsample_plugin.errors import DownsampleError
 from downsample_plugin.job import Job
+from downsample_plugin.readers import open_stack
 from downsample_plugin.relion import RelionStar
-from downsample_plugin.stacks import open_stack
 from downsample_plugin.tables import BAD_HEAD, PARTICLES_HEAD, ParticleRow, read_bad_particles, read_particles
 
 from .scipion_sets import write_stack

@@ -19,7 +19,7 @@ from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
-from ..stacks import open_stack
+from ..readers import open_stack
 from .alignments import Connected2D, Connected3D, OwnAlignment, particleRows
 from .form_downsample import (
     FILTER_SHAPES,

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads image stacks: any image by its number, of MRC files and, through libraries, of other formats.
+
+mrcfile brings the header of MRC files and its meaning; reading goes straight from the file to small buffers that
+are used again, since a set is far larger than memory.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.utils import dtype_from_mode
+from numpy.typing import NDArray
+
+from .errors import DataError
+
+XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
+TIFF_SUFFIXES = (".tif", ".tiff")
+READABLE_MODES = (0, 1, 2, 6, 12)
+LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
+
+
+class StackReader(abc.ABC):
+    """Reads single images of a stack, by their number from 0; a context manager.
+
+    Attributes
+    ----------
+    box : (columns, rows) in px
+    count : number of images
+    dtype : theirs, as ``read`` gives them
+    apix : the pixel size (Å/px) that the header gives; it may be 0 or wrong
+    """
+
+    box: tuple[int, int]
+    count: int
+    dtype: np.dtype[np.generic]
+    apix: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, as arrays have them."""
+        return self.box[1], self.box[0]
+
+    def __enter__(self) -> StackReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    def number_of(self, index: int) -> int:
+        """Number (from 0) of the image that a particle set gives as `index`: from 1, or 0 for the one of its file."""
+        if index == 0 and self.count > 1:
+            raise DataError(
+                f"the set names no image number, and the file holds {self.count} images, expected one; "
+                "import it as a stack (.mrcs)"
+            )
+        if not 0 <= index <= self.count:
+            raise DataError(
+                f"image {index} of the file is asked for, expected 1 to {self.count} (the images that the file "
+                "holds); check the image numbers of the set"
+            )
+        return max(index, 1) - 1
+
+    @abc.abstractmethod
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
+
+
+def open_stack(path: str) -> StackReader:
+    """The stack in a file, by its suffix: those of other programs and TIFF by libraries, all else is MRC.
+
+    Raises DataError, which does not name the file, if it cannot be read or its header makes no sense.
+    """
+    if path.lower().endswith(XMIPP_SUFFIXES):
+        return XmippReader(path)
+    if path.lower().endswith(TIFF_SUFFIXES):
+        return TiffReader(path)
+    return MrcReader(path)
+
+
+class MrcReader(StackReader):
+    """Reads MRC stacks."""
+
+    def __init__(self, path: str):
+        self._file = _open_to_read(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _read_header(self) -> None:
+        try:
+            raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
+        except OSError as error:
+            raise DataError(f"the file cannot be read ({error.strerror}), expected an MRC stack; give one") from error
+        if len(raw) < HEADER_DTYPE.itemsize:
+            raise DataError(
+                f"the file is {len(raw)} bytes long, expected an MRC file with a header of "
+                f"{HEADER_DTYPE.itemsize} bytes; copy or write the file again"
+            )
+        header = _native_header(raw)
+        if header is None:
+            raise DataError(
+                f"the file is no MRC stack that can be read, expected a header with sizes from 1 to "
+                f"{LARGEST_SIDE} and mode {', '.join(map(str, READABLE_MODES))}; convert the particles to an MRC "
+                "stack first"
+            )
+        order, fields = header
+        self.box = (int(fields["nx"]), int(fields["ny"]))
+        self.count = int(fields["nz"])
+        self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)
+        self.dtype = dtype_from_mode(fields["mode"]).newbyteorder(order)
+        self._data_start = HEADER_DTYPE.itemsize + int(fields["nsymbt"])
+        #: bytes of one image: what a buffer for ``read`` must hold
+        self.image_bytes: int = self.box[0] * self.box[1] * self.dtype.itemsize
+        expected = self._data_start + self.count * self.image_bytes
+        size = os.fstat(self._file).st_size
+        if size < expected:
+            raise DataError(
+                f"the file is {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
+                f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
+            )
+
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
+        view = memoryview(bytearray(self.image_bytes)) if buffer is None else buffer[: self.image_bytes]
+        got = 0
+        while got < self.image_bytes:
+            try:
+                read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
+            except OSError as error:
+                raise DataError(
+                    f"the file cannot be read ({error.strerror}), expected {self.image_bytes} bytes of the image; "
+                    "check the disk, or copy the file again"
+                ) from error
+            if not read:
+                raise DataError("the file ends within the image: it was cut short while it was read; write it again")
+            got += read
+        return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
+
+
+class _LibraryReader(StackReader):
+    """Reads images by a library that comes with scipion-em, always as float32 and into new memory."""
+
+    dtype = np.dtype(np.float32)
+    apix = 0.0
+    library: str
+
+    def __init__(self, path: str):
+        os.close(_open_to_read(path))
+        with self._refusing():
+            self._open(path)
+        if min(*self.box, self.count) < 1 or max(self.box) > LARGEST_SIDE:
+            raise DataError(
+                f"the file says {self.box[0]} x {self.box[1]} px and {self.count} images, expected a stack of images; "
+                "convert the particles to an MRC stack first"
+            )
+
+    @abc.abstractmethod
+    def _open(self, path: str) -> None:
+        """Open the file and find box and count."""
+
+    @abc.abstractmethod
+    def _image(self, number: int) -> Any:
+        """One image as an array."""
+
+    def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
+        """Image `number` (from 0)."""
+        with self._refusing():
+            return np.asarray(self._image(number), dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Whatever the library raises, and they raise anything, is a sentence."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split("File:")[0].split())  # without the place in Xmipp's code
+            raise DataError(
+                f"{self.library} cannot read the file ({reason or type(error).__name__}), expected a stack of images; "
+                "convert the particles to an MRC stack first"
+            ) from error
+
+
+class XmippReader(_LibraryReader):
+    """Reads Spider, Imagic and EMAN (HDF5) stacks."""
+
+    library = "Xmipp's library"
+
+    def _open(self, path: str) -> None:
+        import xmippLib
+
+        self._path, self._xmipp_image = path, xmippLib.Image
+        header = xmippLib.Image()
+        header.read(path, xmippLib.HEADER)
+        columns, rows, slices, count = map(int, header.getDimensions())
+        self.box, self.count = (columns, rows), count if slices == 1 else 0
+
+    def _image(self, number: int) -> Any:
+        image = self._xmipp_image()
+        image.read(f"{number + 1}@{self._path}" if self.count > 1 else self._path)
+        return image.getData()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class TiffReader(_LibraryReader):
+    """Reads TIFF stacks, a page an image."""
+
+    library = "tifffile"
+
+    def _open(self, path: str) -> None:
+        import tifffile
+
+        self._tiff = tifffile.TiffFile(path)
+        first = self._tiff.pages[0]
+        self.box, self.count = (int(first.imagewidth), int(first.imagelength)), len(self._tiff.pages)
+
+    def _image(self, number: int) -> Any:
+        page = self._tiff.pages[number]
+        if page.shape != self.shape:
+            raise ValueError(f"page {number + 1} is {page.shape[::-1]}, the first is {self.box}")
+        return page.asarray()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tiff.close()
+
+
+def _open_to_read(path: str) -> int:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for ever
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the file cannot be opened ({getattr(error, 'strerror', error)}), expected a stack of images; check that "
+            "it is there and readable"
+        ) from error
+    mode = os.fstat(file).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, reading says so
+        os.close(file)
+        raise DataError("the file is a pipe or a device, expected a file on a disk; copy the stack into one")
+    return file
+
+
+class ImageReader:
+    """Opens stacks by their names, as particle sets name them; the last one stays open. A context manager."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._stack: StackReader | None = None
+
+    def __enter__(self) -> ImageReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the last file."""
+        if self._stack is not None:
+            self._stack.close()
+        self._path = self._stack = None
+
+    def open(self, path: str) -> StackReader:
+        """The stack in a file; DataError, which does not name the file, if there is none."""
+        if self._stack is None or path != self._path:
+            self.close()
+            self._stack, self._path = open_stack(path), path
+        return self._stack
+
+
+def _native_header(raw: bytes) -> tuple[str, np.void] | None:
+    """Byte order ('<' or '>') and fields of a header that makes sense, or None.
+
+    The machine stamp is not asked: programs write it wrongly, and sizes and mode make sense in one order only.
+    """
+    for order in "<>":
+        fields = np.frombuffer(raw, dtype=HEADER_DTYPE.newbyteorder(order))[0]
+        sizes_fit = all(1 <= fields[name] <= LARGEST_SIDE for name in ("nx", "ny"))
+        if sizes_fit and fields["nz"] >= 1 and fields["mode"] in READABLE_MODES and fields["nsymbt"] >= 0:
+            return order, fields
+    return None
