@@ -5,12 +5,31 @@ from __future__ import annotations
 
 import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE, ALIGN_PROJ
-from pwem.objects import SetOfClasses
+from pyworkflow.protocol import params
+from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.alignment import Reading, shift_from_matrix
 from ..core.plan import Recenter
 from ..errors import DataError
 from ..tables import BadParticle, ParticleRow
+
+READINGS_2D = [None, Reading.SHIFT_THEN_ROTATE, Reading.ROTATE_THEN_SHIFT]  # None: automatic
+
+
+def addReadingParam(form):
+    """Add to a form the choice of how 2D alignments are read: its value is the place in READINGS_2D."""
+    form.addParam(
+        "alignment2DConvention",
+        params.EnumParam,
+        choices=["automatic"] + [reading.value for reading in READINGS_2D[1:]],
+        default=0,
+        expertLevel=LEVEL_ADVANCED,
+        label="2D alignment convention",
+        help="How a 2D alignment matrix holds the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, then "
+        "shifts. Read the wrong way, rotated particles move the wrong way. _automatic_ takes Xmipp's way where the "
+        "particles carry Xmipp's attributes (_xmipp_…), RELION's otherwise; the summary says which was used. "
+        "3D alignments need no choice.",
+    )
 
 
 class OwnAlignment:
@@ -27,11 +46,11 @@ class OwnAlignment:
     name = "the particles' own alignment"
     connected = False
 
-    def __init__(self, alignmentSet, convention):
-        """`convention` is a 2D Reading, or None to choose by the attributes of the items."""
-        self._set = alignmentSet
-        first = None if alignmentSet is None else next(_items(alignmentSet), None)
-        self.kind = ALIGN_NONE if first is None else _alignmentOf(alignmentSet)
+    def __init__(self, particles, convention):
+        """`particles` are InputParticles; `convention` is a 2D Reading, or None to choose by the items' attributes."""
+        self._particles = particles
+        first = particles.first()
+        self.kind = ALIGN_NONE if first is None else particles.alignment
         self.reading = Reading.PROJECTION
         self._automatic = convention is None
         if self.kind == ALIGN_2D:
@@ -73,16 +92,16 @@ class _ConnectedAlignment(OwnAlignment):
 
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
-        if self._set is None:
+        if not self._particles.exists:
             return [f"{self.name}: the set is not there yet, expected a finished output; run what makes it first."]
-        if next(_items(self._set), None) is None:
+        if self._particles.first() is None:
             return [f"{self.name}: the set is empty, expected aligned particles; connect another set."]
         if self.kind != self.wanted:
             return [
                 f"{self.name}: the set has alignment '{self.kind}', expected '{self.wanted}'; connect a set that was "
                 f"aligned {self.how}, or leave it empty."
             ]
-        if not _apixOf(self._set):
+        if not self._particles.apix:
             return [
                 f"{self.name}: the set has no sampling rate, expected the pixel size that its shifts are counted in; "
                 "set its sampling rate first."
@@ -91,7 +110,7 @@ class _ConnectedAlignment(OwnAlignment):
 
     def load(self, apix):
         """Read the matrices, their shifts scaled to pixels of `apix` Å."""
-        self._ids, self._matrices = _readMatrices(self._set, apix)
+        self._ids, self._matrices = _readMatrices(self._particles, apix)
         return self
 
     def matrixOf(self, particle):
@@ -114,28 +133,6 @@ class Connected2D(_ConnectedAlignment):
     name, wanted, how = "Alignments 2D", ALIGN_2D, "in 2D"
 
 
-def _items(alignmentSet):
-    """Enabled items of particles or of enabled classes."""
-    for images in _imageSets(alignmentSet):
-        yield from (item for item in images.iterItems() if item.isEnabled())
-
-
-def _imageSets(alignmentSet):
-    """The set itself, or its enabled classes; an empty class has no table that could be read."""
-    if not isinstance(alignmentSet, SetOfClasses):
-        return iter([alignmentSet])
-    return (images for images in alignmentSet.iterItems() if images.isEnabled() and not images.isEmpty())
-
-
-def _alignmentOf(alignmentSet):
-    return next(_imageSets(alignmentSet)).getAlignment()
-
-
-def _apixOf(alignmentSet):
-    """Pixel size (Å/px) that the shifts of a set are counted in."""
-    return next(_imageSets(alignmentSet)).getSamplingRate() or alignmentSet.getSamplingRate()
-
-
 def _readingOfItem(item):
     """Xmipp's reading where an item carries Xmipp's attributes, RELION's otherwise."""
     if any(name.startswith("_xmipp_") for name, _ in item.getAttributes()):
@@ -143,12 +140,12 @@ def _readingOfItem(item):
     return Reading.SHIFT_THEN_ROTATE
 
 
-def _readMatrices(alignmentSet, apix):
+def _readMatrices(particles, apix):
     """Ids (count,), rising, and matrices (count, 4, 4) with shifts in pixels of `apix`."""
-    found = [(item.getObjId(), _matrix(item)) for item in _items(alignmentSet) if item.getTransform() is not None]
+    found = [(item.getObjId(), _matrix(item)) for item in particles.items() if item.getTransform() is not None]
     ids = np.array([particleId for particleId, _ in found], dtype=np.int64)
     matrices = np.array([matrix for _, matrix in found]).reshape(-1, 4, 4)
-    matrices[:, :3, 3] *= _apixOf(alignmentSet) / apix
+    matrices[:, :3, 3] *= particles.apix / apix
     order = np.argsort(ids, kind="stable")
     return ids[order], matrices[order]
 
@@ -159,14 +156,14 @@ def _matrix(item):
 
 
 def particleRows(particles, alignment, plan, bad):
-    """The particles of a set that a job is to downsample, each with the shift that recentring is to use.
+    """The particles of an input that a job is to downsample, each with the shift that recentring is to use.
 
     Those whose matrix makes no sense are appended to the list `bad` instead, even where their shift is not applied.
     """
     recentering = plan.recenter is not Recenter.NONE
-    for particle in particles.iterItems():
+    for particle in particles.items():
         matrix = alignment.matrixOf(particle)
-        if not particle.isEnabled() or (matrix is None and (alignment.connected or recentering)):
+        if matrix is None and (alignment.connected or recentering):
             continue
         name = particle.getObjId(), particle.getIndex(), particle.getFileName()
         shift = (0.0, 0.0)

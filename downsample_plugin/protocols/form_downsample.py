@@ -6,15 +6,14 @@ from __future__ import annotations
 from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
-from ..core.alignment import Reading
 from ..core.plan import FilterShape, Recenter
 from ..job import DEFAULT_PARTICLES_PER_STACK
+from .alignments import addReadingParam
+from .particles import PARTICLES_OR_CLASSES
 
 RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
 FILTER_SHAPES = [FilterShape.BUTTERWORTH, FilterShape.RAISED_COSINE]
-READINGS_2D = [None, Reading.SHIFT_THEN_ROTATE, Reading.ROTATE_THEN_SHIFT]  # None: automatic
 HALF_THE_OUTPUT_BOX = -1
-MAY_BE_EMPTY = {"cropSize", "targetPixelSize", "fourierCropSize", "lowpassResolution", "highpassResolution"}
 
 
 def defineDownsampleForm(form):
@@ -36,33 +35,17 @@ def defineDownsampleForm(form):
     )
 
 
-def emptyProblems(protocol):
-    """Sentences on parameters that have no value, or no choice of their list, where the form shows and wants one."""
-    problems = []
-    for name, param in protocol.getDefinition().iterParams():
-        value = getattr(protocol, name).get()
-        if not isinstance(param, (params.IntParam, params.FloatParam, params.BooleanParam)) or name in MAY_BE_EMPTY:
-            continue
-        if not protocol.evalParamCondition(name):
-            continue
-        if isinstance(param, params.EnumParam) and value not in range(len(param.choices)):
-            choices = ", ".join(f"{i} ({choice})" for i, choice in enumerate(param.choices))
-            problems.append(f"{param.getLabel()}: got {value}, expected one of {choices}; choose one.")
-        elif value is None:
-            problems.append(f"{param.getLabel()}: it is empty, expected a value; {param.getDefault()} is usual.")
-    return problems
-
-
 def _defineInput(form):
     form.addSection(label="Input")
     form.addParam(
         "inputParticles",
         params.PointerParam,
-        pointerClass="SetOfParticles",
+        pointerClass=PARTICLES_OR_CLASSES,
         important=True,
         label="Input particles",
-        help="The particles to downsample. Averages work too, and stay averages. The output keeps their ids, CTF, "
-        "acquisition, classes and every other attribute.",
+        help="The particles to downsample. Averages work too, and stay averages. Of 2D or 3D classes, their particles "
+        "are taken, with the alignment that they have there. The output keeps their ids, CTF, acquisition, classes "
+        "and every other attribute.",
     )
     form.addParam(
         "alignments3D",
@@ -84,18 +67,7 @@ def _defineInput(form):
         "input's own, such as the result of a 2D classification. They may have another pixel size. Particles that "
         "are not in it are left out. The output carries this alignment. Not used where Alignments 3D is given.",
     )
-    form.addParam(
-        "alignment2DConvention",
-        params.EnumParam,
-        choices=["automatic"] + [reading.value for reading in READINGS_2D[1:]],
-        default=0,
-        expertLevel=LEVEL_ADVANCED,
-        label="2D alignment convention",
-        help="How a 2D alignment matrix holds the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, then "
-        "shifts. Read the wrong way, rotated particles move the wrong way. _automatic_ takes Xmipp's way where the "
-        "particles carry Xmipp's attributes (_xmipp_…), RELION's otherwise; the summary says which was used. "
-        "3D alignments need no choice.",
-    )
+    addReadingParam(form)
 
 
 def _defineBox(form):

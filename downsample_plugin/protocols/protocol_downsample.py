@@ -13,22 +13,19 @@ import time
 from pwem.objects import SetOfParticles
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
-from pyworkflow.exceptions import PyworkflowException
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
-from ..errors import DataError, DownsampleError
 from ..job import Job, job_problems, stack_count
-from ..readers import open_stack
-from .alignments import Connected2D, Connected3D, OwnAlignment, particleRows
+from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment, particleRows
 from .form_downsample import (
     FILTER_SHAPES,
     HALF_THE_OUTPUT_BOX,
-    READINGS_2D,
     RECENTER_MODES,
     defineDownsampleForm,
-    emptyProblems,
 )
+from .messages import emptyProblems, toldToTheUser
+from .particles import InputParticles
 from .results import Results, describeRun, methodsSentence
 
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
@@ -71,15 +68,15 @@ class ProtDownsampleParticles(EMProtocol):
 
     def writeJobStep(self, launched):
         """Write what the program is to do."""
-        with _toldToTheUser():
+        with toldToTheUser():
             plan = self._plan()
             bad = []
-            rows = particleRows(self.inputParticles.get(), self._alignment().load(plan.apix_in), plan, bad)
+            rows = particleRows(self._particles(), self._alignment().load(plan.apix_in), plan, bad)
             Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get(), bad)
 
     def downsampleStep(self, part, parts, launched):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
-        with _toldToTheUser():
+        with toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
             share = f"--part {part}/{parts} " if parts > 1 else ""
             skip = "--skip-corrupt " if self.skipCorrupt else ""
@@ -90,13 +87,13 @@ class ProtDownsampleParticles(EMProtocol):
 
     def createOutputStep(self, launched):
         """Make the output set from the input set and the program's results."""
-        with _toldToTheUser():
+        with toldToTheUser():
             job = Job.read(Job.path_in(self._getExtraPath()))
             corrupt = job.check_done(self.skipCorrupt.get())
             job.flush()
             alignment = self._alignment().load(job.plan.apix_in)
             results = Results(job)
-            output = results.outputSet(self.inputParticles.get(), alignment, self._getPath())
+            output = results.outputSet(self._particles(), alignment, self._getPath())
         self.summaryVar.set("\n".join(describeRun(job, alignment, results, corrupt)))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
@@ -106,10 +103,9 @@ class ProtDownsampleParticles(EMProtocol):
 
     def _numberOfParts(self):
         """How many steps share the work: one, or under "queue for steps" one per output stack."""
-        particles = self.inputParticles.get()
-        if particles is None or not self.useQueueForSteps():
+        if not self._particles().exists or not self.useQueueForSteps():
             return 1
-        return stack_count(particles.getSize(), self.particlesPerStack.get())
+        return stack_count(self._particles().count, self.particlesPerStack.get())
 
     def setStepsExecutor(self, executor=None):
         """Under "queue for steps", hand the queue all pieces at once: it is the scheduler."""
@@ -119,10 +115,9 @@ class ProtDownsampleParticles(EMProtocol):
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
-        particles = self.inputParticles.get()
-        if particles is None:
+        if not self._particles().exists:
             return []  # pyworkflow says so
-        problems = emptyProblems(self) or _imageProblems(particles)
+        problems = emptyProblems(self) or self._particles().imageProblems("Input particles")
         if problems:
             return problems
         plan = self._plan()
@@ -133,7 +128,7 @@ class ProtDownsampleParticles(EMProtocol):
         )
 
     def _warnings(self):
-        if self.inputParticles.get() is None or self._validate():
+        if not self._particles().exists or self._validate():
             return []
         warnings = checks.warnings(self._plan())
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
@@ -143,7 +138,7 @@ class ProtDownsampleParticles(EMProtocol):
     def _summary(self):
         if hasattr(self, DownsampleOutputs.outputParticles.name):
             return self.summaryVar.get().split("\n")
-        if self.inputParticles.get() is None or self._validate():
+        if not self._particles().exists or self._validate():
             return ["Output particles not ready yet."]
         return [f"Will give: {self._plan().summary()}"]
 
@@ -154,13 +149,16 @@ class ProtDownsampleParticles(EMProtocol):
         return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])
 
     # --------------------------- from the form --------------------------------------
+    def _particles(self):
+        return InputParticles(self.inputParticles.get())
+
     def _plan(self):
         """The request of the form, for the input particles."""
-        particles = self.inputParticles.get()
+        particles = self._particles()
         radius = self.backRadius.get()
         return DownsamplePlan(
-            box_in=_dimensions(particles)[0],
-            apix_in=particles.getSamplingRate() or 0.0,
+            box_in=particles.dimensions()[0],
+            apix_in=particles.apix,
             crop_size=self.cropSize.get(),
             target_pixel_size=self.targetPixelSize.get(),
             fourier_crop_size=self.fourierCropSize.get(),
@@ -180,55 +178,11 @@ class ProtDownsampleParticles(EMProtocol):
         convention = READINGS_2D[self.alignment2DConvention.get()]
         for source, pointer in ((Connected3D, self.alignments3D), (Connected2D, self.alignments2D)):
             if pointer.hasValue():
-                return source(pointer.get(), convention)
-        return OwnAlignment(self.inputParticles.get(), convention)
+                return source(InputParticles(pointer.get()), convention)
+        return OwnAlignment(self._particles(), convention)
 
 
 def _threadProblems(threads):
     if threads and threads >= 1:
         return []
     return [f"Threads: got {threads}, expected 1 or more: the worker processes of the program; 1 per core is usual."]
-
-
-def _imageProblems(particles):
-    """Why the images cannot be downsampled, by the first of them; empty if they can."""
-    if particles.isEmpty():
-        return ["Input particles: the set is empty, expected one particle or more; connect another set."]
-    try:
-        width, height = _dimensions(particles)
-    except DataError as error:
-        return [f"Input particles, {particles.getFirstItem().getFileName()}: {error}"]
-    if width != height:
-        return [
-            f"Input particles: the images are {width} x {height} px, expected square ones; "
-            "extract the particles again in a square box."
-        ]
-    return []
-
-
-def _dimensions(particles):
-    """(width, height) in px of the first image, or of another file if that one cannot be read.
-
-    The set's own idea is wrong for files of the other byte order.
-    """
-    try:
-        return _boxOf(particles.getFirstItem().getFileName())
-    except DataError:
-        for path in sorted(particles.getFiles()):
-            with contextlib.suppress(DataError):
-                return _boxOf(path)
-        raise
-
-
-def _boxOf(path):
-    with open_stack(path) as stack:
-        return stack.box
-
-
-@contextlib.contextmanager
-def _toldToTheUser():
-    """Our errors are sentences for the user: Scipion shows them as they are, without a traceback."""
-    try:
-        yield
-    except DownsampleError as error:
-        raise PyworkflowException(str(error)) from error

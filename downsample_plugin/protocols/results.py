@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pwem.objects import Class2D, Class3D, SetOfParticles, Transform
+from pwem.objects import Transform
 from pyworkflow.object import Float
 
 from .. import __version__
@@ -27,23 +27,21 @@ class Results:
         self.taken = self.disabled = self.missing = 0
 
     def outputSet(self, particles, alignment, folder):
-        """The output set in a folder, of the input's class and properties, at the new sampling rate.
+        """The output set of InputParticles, in a folder, at the new sampling rate.
 
         Raises DataError if a result has no particle: the set is not the one that the program worked on.
         """
-        isClass = isinstance(particles, (Class2D, Class3D))
-        setClass = SetOfParticles if isClass else particles.getClass()
-        output = setClass.create(folder, indexes=["_classId", "_micId"])
-        output.copyInfo(particles)
+        output = particles.newOutput(folder)
         output.setSamplingRate(self._plan.apix_out)
         if alignment.connected:
             output.setAlignment(alignment.kind)
-        output.copyItems(
-            particles,
-            doClone=False,
-            itemSelectedCallback=self._has,
-            updateItemCallback=lambda particle, _: self._update(particle, alignment),
-        )
+        for images in particles.sets():
+            output.copyItems(
+                images,
+                doClone=False,
+                itemSelectedCallback=self._has,
+                updateItemCallback=lambda particle, _: self._update(particle, alignment),
+            )
         if self._next is not None:
             raise DataError(
                 f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "

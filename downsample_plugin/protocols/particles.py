@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The particles of an input, whether a set of particles or a set of classes is connected."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pwem.objects import Class2D, Class3D, Particle, SetOfClasses, SetOfParticles
+
+from ..errors import DataError
+from ..readers import open_stack
+
+PARTICLES_OR_CLASSES = "SetOfParticles,SetOfClasses2D,SetOfClasses3D"
+_STANDARD_ATTRIBUTES = {name for name, _ in Particle().getAttributes()}
+
+
+class InputParticles:
+    """The particles of a set, or those in the enabled classes of a set of classes, class by class.
+
+    Iterating hands out one object again and again, as Scipion's sets do: clone what you keep.
+    """
+
+    def __init__(self, source):
+        """`source` is a SetOfParticles, a SetOfClasses2D or 3D, or None for a set that is not there."""
+        self._source = source
+        self._isClasses = isinstance(source, SetOfClasses)
+
+    @property
+    def exists(self):
+        """Whether there is a set at all."""
+        return self._source is not None
+
+    def sets(self):
+        """The set itself, or its enabled classes; an empty class has no table that could be read."""
+        if not self._isClasses:
+            return iter([self._source] if self.exists else [])
+        return (images for images in self._source.iterItems() if images.isEnabled() and not images.isEmpty())
+
+    def items(self):
+        """Enabled particles."""
+        for images in self.sets():
+            yield from (item for item in images.iterItems() if item.isEnabled())
+
+    def first(self):
+        """The first enabled particle, or None."""
+        return next(self.items(), None)
+
+    def byId(self):
+        """The set whose particles can be had by their ids: of classes, the one that was classified; None if lost."""
+        return self._source.getImages() if self._isClasses else self._source
+
+    @property
+    def count(self):
+        """Number of particles, disabled ones too."""
+        return sum(images.getSize() for images in self.sets())
+
+    @property
+    def apix(self):
+        """Pixel size (Å/px) of the images, which shifts are counted in too; 0 if the set does not know it."""
+        rates = (images.getSamplingRate() for images in self.sets())
+        return next((rate for rate in rates if rate), 0.0)
+
+    @property
+    def alignment(self):
+        """Scipion's word for the sort of alignment, such as ALIGN_PROJ."""
+        return next(self.sets()).getAlignment()
+
+    def files(self):
+        """Names of all image files, sorted."""
+        return sorted({name for images in self.sets() for name in images.getFiles()})
+
+    def isSetIn(self, path):
+        """Whether this is the set in a file of Scipion's."""
+        return self.exists and self._source.getFileName() == path
+
+    def newOutput(self, folder):
+        """An empty set for the particles of this input, with its properties; averages stay averages."""
+        isPlain = not self._isClasses and not isinstance(self._source, (Class2D, Class3D))
+        setClass = self._source.getClass() if isPlain else SetOfParticles
+        output = setClass.create(folder, indexes=["_classId", "_micId"])
+        output.copyInfo(next(self.sets()))
+        return output
+
+    def dimensions(self):
+        """(width, height) in px of the first image, or of another file if that one cannot be read.
+
+        The set's own idea is wrong for files of the other byte order. Raises DataError if none can be read.
+        """
+        try:
+            return _boxOf(self.first().getFileName())
+        except DataError:
+            for path in self.files():
+                with contextlib.suppress(DataError):
+                    return _boxOf(path)
+            raise
+
+    def imageProblems(self, label):
+        """Why the images cannot be worked on, by the first of them, as sentences; empty if they can."""
+        first = self.first()
+        if first is None:
+            return [f"{label}: the set is empty, expected one particle or more; connect another set."]
+        try:
+            width, height = self.dimensions()
+        except DataError as error:
+            return [f"{label}, {first.getFileName()}: {error}"]
+        if width != height:
+            return [
+                f"{label}: the images are {width} x {height} px, expected square ones; "
+                "extract the particles again in a square box."
+            ]
+        return []
+
+
+def _boxOf(path):
+    with open_stack(path) as stack:
+        return stack.box
+
+
+def attributesOfPrograms(item):
+    """Names of the attributes of a particle that Scipion's own particles do not have: `_rln…`, `_xmipp_…` and such."""
+    return [name for name, _ in item.getAttributes() if name not in _STANDARD_ATTRIBUTES]
