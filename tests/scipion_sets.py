@@ -125,20 +125,23 @@ def _pointer(protocol, output):
     return Pointer(protocol, extended=output)
 
 
-def new_downsample(project, particles, **settings):
-    """A "downsample particles" on the output of a protocol, not run yet; alignment settings are (protocol, output)."""
-    from downsample_plugin.protocols import ProtDownsampleParticles
-
-    pointers = {"inputParticles": (particles, "outputParticles")}
-    for name in ("alignments2D", "alignments3D"):
-        if name in settings:
-            pointers[name] = settings.pop(name)
-    settings.setdefault("numberOfThreads", 2)
-    protocol = project.newProtocol(ProtDownsampleParticles, **settings)
-    for name, (source, output) in pointers.items():
+def connect(protocol, **inputs):
+    """Connect inputs: finished protocols, which stand for their outputParticles, or (protocol, output)."""
+    for name, source in inputs.items():
+        source, output = source if isinstance(source, tuple) else (source, "outputParticles")
         getattr(protocol, name).set(source)
         getattr(protocol, name).setExtended(output)
     return protocol
+
+
+def new_downsample(project, particles, **settings):
+    """A "downsample particles" on the output of a protocol, not run yet; alignment settings are inputs too."""
+    from downsample_plugin.protocols import ProtDownsampleParticles
+
+    inputs = {"inputParticles": particles}
+    inputs.update({name: settings.pop(name) for name in ("alignments2D", "alignments3D") if name in settings})
+    settings.setdefault("numberOfThreads", 2)
+    return connect(project.newProtocol(ProtDownsampleParticles, **settings), **inputs)
 
 
 def downsample(project, particles, **settings):

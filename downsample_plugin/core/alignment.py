@@ -62,6 +62,34 @@ def matrix_of_output(matrix: Matrix, applied: Sequence[float], scale: float, rea
     return changed
 
 
+def matrix_of_full_size(matrix: Matrix, applied: Sequence[float], scale: float, reading: Reading) -> Matrix:
+    """The way back: the same rotation (and mirror) with the shift ``s / scale + d``, in the same reading.
+
+    Parameters
+    ----------
+    matrix : (4, 4), in pixels of the downsampled image
+    applied : d = (dx, dy), what its content was moved by, in pixels of the full-size image
+    scale : pixels of the downsampled image per pixel of the full-size one
+    """
+    return matrix_of_output(matrix, [-scale * d for d in applied], 1 / scale, reading)
+
+
+def matrix_about_point(matrix: Matrix, point: Sequence[float]) -> Matrix:
+    """The alignment to the same reference with its origin moved to a point, for the projection reading.
+
+    A point p of the reference stands at ``A^-1 (p - t)`` from the origin of the image; p is to take the place of
+    the reference's origin, so t becomes ``t - p``.
+
+    Parameters
+    ----------
+    matrix : (4, 4), M = [A | t]
+    point : (x, y, z) from the reference's origin, in the pixels of the matrix
+    """
+    changed = matrix.copy()
+    changed[:3, 3] -= point
+    return changed
+
+
 def _shift_basis(matrix: Matrix, reading: Reading) -> Matrix:
     basis = np.eye(3)
     if reading is Reading.PROJECTION:

@@ -2,5 +2,7 @@
 """The Scipion protocols: forms and steps around the core."""
 
 from .protocol_downsample import ProtDownsampleParticles
+from .protocol_restore import ProtRestoreFullSize
+from .protocol_shift_center import ProtShiftParticleCenter
 
-__all__ = ["ProtDownsampleParticles"]
+__all__ = ["ProtDownsampleParticles", "ProtRestoreFullSize", "ProtShiftParticleCenter"]

@@ -11,7 +11,13 @@ from ..errors import DataError
 from ..readers import open_stack
 
 PARTICLES_OR_CLASSES = "SetOfParticles,SetOfClasses2D,SetOfClasses3D"
-_STANDARD_ATTRIBUTES = {name for name, _ in Particle().getAttributes()}
+# What Scipion itself keeps on a particle; some of it only where there is any
+_STANDARD_ATTRIBUTES = {name for name, _ in Particle().getAttributes()} | {
+    "_transform",
+    "_ctfModel",
+    "_acquisition",
+    "_coordinate",
+}
 
 
 class InputParticles:
@@ -69,9 +75,9 @@ class InputParticles:
         """Names of all image files, sorted."""
         return sorted({name for images in self.sets() for name in images.getFiles()})
 
-    def isSetIn(self, path):
-        """Whether this is the set in a file of Scipion's."""
-        return self.exists and self._source.getFileName() == path
+    def isSameSet(self, other):
+        """Whether both are the same set of Scipion's."""
+        return self._source.getFileName() == other._source.getFileName()
 
     def newOutput(self, folder):
         """An empty set for the particles of this input, with its properties; averages stay averages."""

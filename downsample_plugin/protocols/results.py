@@ -13,6 +13,15 @@ from ..core.geometry import round_half_away
 from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
 
+SHIFT_RECORDS = ("_downsampleShiftX", "_downsampleShiftY")  # attributes of each output particle: d in Å
+
+
+def shiftRecord(particle):
+    """The shift (x, y) in Å that a run has recorded on a particle; None if there is no record."""
+    if not particle.hasAttribute(SHIFT_RECORDS[0]):
+        return None
+    return tuple(particle.getAttributeValue(name) for name in SHIFT_RECORDS)
+
 
 class Results:
     """The program's results, read along with the input set: both are in the order of the set.
@@ -73,8 +82,8 @@ class Results:
         if coordinate is not None and coordinate.getX() is not None:
             position = round_half_away((np.array(coordinate.getPosition()) - applied) * plan.scale)
             coordinate.setPosition(*position.tolist())
-        particle._downsampleShiftX = Float(result.shift_x * plan.apix_in)
-        particle._downsampleShiftY = Float(result.shift_y * plan.apix_in)
+        for name, shift in zip(SHIFT_RECORDS, applied):
+            setattr(particle, name, Float(shift * plan.apix_in))
 
 
 def describeRun(job, alignment, results, corrupt):

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The protocol "restore full-size particles": the way back from downsampled particles."""
+
+from __future__ import annotations
+
+import enum
+import time
+
+import numpy as np
+from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE
+from pwem.objects import SetOfParticles, Transform
+from pwem.protocols import EMProtocol
+from pyworkflow.constants import NEW
+from pyworkflow.object import Integer
+from pyworkflow.protocol import params
+
+from ..core.alignment import matrix_of_full_size, shift_from_matrix
+from ..errors import DataError
+from .alignments import READINGS_2D, OwnAlignment, addReadingParam
+from .left_out import LeftOut
+from .messages import emptyProblems, toldToTheUser
+from .particles import PARTICLES_OR_CLASSES, InputParticles, attributesOfPrograms
+from .results import SHIFT_RECORDS
+from .way_back import WayBack
+
+NOT_FOUND = -1  # where an id stands otherwise
+
+
+class RestoreOutputs(enum.Enum):
+    """What the protocol makes."""
+
+    outputParticles = SetOfParticles
+
+
+class ProtRestoreFullSize(EMProtocol):
+    """Restore full-size particles: go back from downsampled particles to the originals, with the new alignment.
+
+    Downsample, classify, select, refine; then take the particles that are left at full size, with the alignment
+    that was found on the small images. Shifts are scaled to the full-size pixels, and what recentring has moved the
+    images by is put back, so that nothing is applied twice or lost.
+    """
+
+    _label = "restore full-size particles"
+    _devStatus = NEW
+    _possibleOutputs = RestoreOutputs
+
+    # --------------------------- form -----------------------------------------------
+    def _defineParams(self, form):
+        form.addSection(label="Input")
+        form.addParam(
+            "inputParticles",
+            params.PointerParam,
+            pointerClass=PARTICLES_OR_CLASSES,
+            important=True,
+            label="Input particles",
+            help="The small particles as they are now: downsampled particles, or 2D or 3D classes of them, after any "
+            "number of other protocols (classification, selection, refinement, join, symmetry expansion). Of classes, "
+            "the particles in all enabled classes are taken. Their alignment is what the full-size particles get.",
+        )
+        form.addParam(
+            "downsampled",
+            params.PointerParam,
+            pointerClass="SetOfParticles",
+            important=True,
+            label="Downsampled particles",
+            help="The output of the run of _downsample particles_ that the input particles come from. It has recorded "
+            "what it did to each particle, and knows the full-size ones. Where its own input had been downsampled "
+            "before, the way back leads through that run too, to the original particles.",
+        )
+        form.addParam(
+            "fullSizeParticles",
+            params.PointerParam,
+            pointerClass="SetOfParticles",
+            allowsNull=True,
+            label="Full-size particles",
+            help="Optional. The particles to go back to, instead of those that were downsampled: such as the same "
+            "particles after polishing, or the output of the first of two downsample runs. They must have the same "
+            "ids as those; their pixel size may be another.",
+        )
+        addReadingParam(form)
+        form.addParallelSection(threads=0, mpi=0)
+
+    # --------------------------- steps ----------------------------------------------
+    def _insertAllSteps(self):
+        # Quick, so it is simply done again on "continue", whatever has changed
+        self._insertFunctionStep(self.createOutputStep, time.time(), needsGPU=False)
+
+    def createOutputStep(self, launched):
+        """Find the full-size particle of each input particle and write it with the new alignment."""
+        with toldToTheUser():
+            way = self._wayBack().load()
+            alignment = self._alignment()
+            leftOut = LeftOut(self._getExtraPath())
+            ids, shifts = self._findAll(way, alignment, leftOut)
+            output = way.fullSize.newOutput(self._getPath())
+            if alignment.kind != ALIGN_NONE:
+                output.setAlignment(alignment.kind)
+            self._fill(output, ids, shifts, way.fullSize, alignment, leftOut)
+            leftOut.write()
+            leftOut.refuseNone(output)
+        self.summaryVar.set("\n".join(self._describe(output, ids, way, alignment, leftOut)))
+        self.info(self.summaryVar.get())
+        self._defineOutputs(**{RestoreOutputs.outputParticles.name: output})
+        for source in (self.inputParticles, self.downsampled, self.fullSizeParticles):
+            if source.hasValue():
+                self._defineSourceRelation(source, output)
+
+    def _findAll(self, way, alignment, leftOut):
+        """For each input particle the id of its full-size particle, and the shift applied on the way (Å)."""
+        ids, shifts = [], []
+        for item in self._particles().items():
+            try:
+                origin = way.find(item)
+                if alignment.kind != ALIGN_NONE:
+                    matrix = alignment.matrixOf(item)
+                    if matrix is None:
+                        raise DataError("it has no alignment")
+                    shift_from_matrix(matrix, alignment.reading)
+            except DataError as problem:
+                leftOut.add(item, problem)
+                origin = NOT_FOUND, (0.0, 0.0)
+            ids.append(origin[0])
+            shifts.append(origin[1])
+        return np.array(ids), np.array(shifts)
+
+    def _fill(self, output, ids, shifts, fullSize, alignment, leftOut):
+        """Append the full-size particles, with what the input particles have to say."""
+        originals, apix = fullSize.byId(), fullSize.apix
+        originals.load()
+        scale = apix / self._particles().apix
+        isExpanded = _hasDuplicates(ids)
+        for item, fullId, shift in zip(self._particles().items(), ids.tolist(), shifts):
+            if fullId == NOT_FOUND:
+                continue
+            particle = originals[fullId]
+            if particle is None:
+                leftOut.add(item, f"the full-size particles have none of id {fullId}")
+                continue
+            if isExpanded:
+                particle._fullSizeId = Integer(fullId)
+                particle.setObjId(item.getObjId())
+            if item.getClassId() is not None:
+                particle.setClassId(item.getClassId())
+            names = [name for name in attributesOfPrograms(item) if name not in SHIFT_RECORDS]
+            particle.copyAttributes(item, *names)
+            if alignment.kind != ALIGN_NONE:
+                matrix = matrix_of_full_size(alignment.matrixOf(item), shift / apix, scale, alignment.reading)
+                particle.setTransform(Transform(matrix))
+            output.append(particle)
+
+    # --------------------------- info -----------------------------------------------
+    def _validate(self):
+        if not self._particles().exists or not self.downsampled.hasValue():
+            return []  # pyworkflow says so
+        if self.downsampled.get() is None:
+            return ["Downsampled particles: the set is not there yet, expected a finished output; run it first."]
+        problems = emptyProblems(self)
+        for label, particles in (("Input particles", self._particles()), ("Downsampled particles", self._small())):
+            if particles.first() is None:
+                problems.append(f"{label}: the set is empty, expected one particle or more; connect another set.")
+            elif not particles.apix:
+                problems.append(f"{label}: the set has no sampling rate, expected its pixel size; set it first.")
+        if problems:
+            return problems
+        if self._alignment().kind == ALIGN_3D:
+            problems.append(
+                "Input particles: they carry alignment '3D', which is for volumes, expected 2D or projection "
+                "alignment, or none; connect particles."
+            )
+        return problems + self._wayBack().problems
+
+    def _summary(self):
+        if hasattr(self, RestoreOutputs.outputParticles.name):
+            return self.summaryVar.get().split("\n")
+        return ["Output particles not ready yet."]
+
+    def _describe(self, output, ids, way, alignment, leftOut):
+        full, small = way.fullSize.apix, self._particles().apix
+        yield f"{output.getSize()} particles at full size: pixel size {small:.5g} → {full:.5g} Å/px"
+        through = " and ".join(f"'{run.getRunName()}'" for run in way.runs) or "the recorded shifts"
+        yield f"Found by their {'images' if way.byImages else 'ids'}, through {through}"
+        if alignment.kind == ALIGN_NONE:
+            yield "The input particles have no alignment: that of the full-size particles stays"
+        elif alignment.kind == ALIGN_2D:
+            yield f"Alignment from {alignment.describe()}"
+        if _hasDuplicates(ids):
+            yield "Several entries per particle: they keep the ids of the input; _fullSizeId tells the particle's own"
+        yield from leftOut.describe("that cannot be found")
+
+    # --------------------------- from the form --------------------------------------
+    def _particles(self):
+        return InputParticles(self.inputParticles.get())
+
+    def _small(self):
+        return InputParticles(self.downsampled.get())
+
+    def _alignment(self):
+        return OwnAlignment(self._particles(), READINGS_2D[self.alignment2DConvention.get()])
+
+    def _wayBack(self):
+        full = InputParticles(self.fullSizeParticles.get())
+        return WayBack(self.getProject(), self._particles(), self._small(), full)
+
+
+def _hasDuplicates(ids):
+    found = ids[ids != NOT_FOUND]
+    return len(np.unique(found)) < len(found)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The protocol "move particle center": a point of the reference becomes its origin."""
+
+from __future__ import annotations
+
+import enum
+import time
+
+import numpy as np
+from pwem.constants import ALIGN_PROJ
+from pwem.objects import SetOfParticles, Transform
+from pwem.protocols import EMProtocol
+from pyworkflow.constants import NEW
+from pyworkflow.protocol import params
+from pyworkflow.protocol.constants import LEVEL_ADVANCED
+
+from ..core.alignment import Reading, matrix_about_point, shift_from_matrix
+from ..core.geometry import origin
+from ..errors import DataError
+from ..volumes import center_of_mass, read_volume
+from .alignments import OwnAlignment
+from .left_out import LeftOut
+from .messages import emptyProblems, toldToTheUser
+from .particles import InputParticles
+
+FROM_POINT, FROM_VOLUME = range(2)
+IN_ANGSTROMS, IN_PIXELS = range(2)
+# What a point's height along the beam, towards the electron source, changes the defocus by: factors of the height
+DEFOCUS_CHANGES = [0, -1, 1]
+AXES = ("xCenter", "yCenter", "zCenter")
+
+
+class ShiftCenterOutputs(enum.Enum):
+    """What the protocol makes."""
+
+    outputParticles = SetOfParticles
+
+
+class ProtShiftParticleCenter(EMProtocol):
+    """Move particle center: make a point of the reference the origin of all particles, by their alignments only.
+
+    With "downsample particles" after it, recentred and cropped, each particle becomes a sub-particle about that
+    point. After an expansion of the symmetry each particle gives one for each copy of the point.
+    """
+
+    _label = "move particle center"
+    _devStatus = NEW
+    _possibleOutputs = ShiftCenterOutputs
+
+    # --------------------------- form -----------------------------------------------
+    def _defineParams(self, form):
+        form.addSection(label="Input")
+        form.addParam(
+            "inputParticles",
+            params.PointerParam,
+            pointerClass="SetOfParticles",
+            pointerCondition="hasAlignmentProj",
+            important=True,
+            label="Input particles",
+            help="Particles that were aligned to a 3D reference; symmetry-expanded ones too. Only their alignments "
+            "change. To move the images as well, run _downsample particles_ on the output, with _Recenter using "
+            "aligned shifts_ and a crop box of the size that the part needs; that moves the coordinates too.",
+        )
+        form.addParam(
+            "centerFrom",
+            params.EnumParam,
+            choices=["point", "volume"],
+            default=FROM_POINT,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="New center from",
+            help="_point_: you give it, or pick it with the wizard.\n_volume_: the centre of mass of a volume or mask, "
+            "such as a mask about the part you want to study.",
+        )
+        form.addParam(
+            "inputVolume",
+            params.PointerParam,
+            pointerClass="Volume,VolumeMask",
+            allowsNull=True,
+            label="Volume or mask",
+            help="In the box and frame of the reference that the particles were aligned to; its pixel size may be "
+            "another. For _volume_ its centre of mass is the new centre. For _point_ it is only what the wizard shows.",
+        )
+        form.addParam(
+            "volumeThreshold",
+            params.FloatParam,
+            default=0.0,
+            condition=f"centerFrom == {FROM_VOLUME}",
+            label="Density threshold",
+            help="Voxels at or below it count as nothing, those above by their value. 0 suits a mask; for a map give "
+            "the level at which you look at it, so that noise does not draw the centre to the middle of the box.",
+        )
+        line = form.addLine(
+            "New center",
+            condition=f"centerFrom == {FROM_POINT}",
+            help="The point from the reference's origin, which is voxel B // 2 of a box of B voxels (as if that were "
+            "0, 0, 0). A point 40 Å to the right of the centre, seen along z, is 40, 0, 0. The wizard picks it on "
+            "_Volume or mask_.",
+        )
+        for name in AXES:
+            line.addParam(name, params.FloatParam, default=0.0, label=name[0].upper())
+        form.addParam(
+            "centerUnit",
+            params.EnumParam,
+            choices=["Å", "px"],
+            default=IN_ANGSTROMS,
+            display=params.EnumParam.DISPLAY_HLIST,
+            condition=f"centerFrom == {FROM_POINT}",
+            label="Unit",
+            help="Of the new centre: Å, or pixels of the input particles.",
+        )
+        form.addParam(
+            "excludeOutside",
+            params.BooleanParam,
+            default=False,
+            label="Leave out what lies outside the box",
+            help="A point far from the origin may project outside a particle's box, where there is no image of it. "
+            "_Yes_: such particles are left out. _No_: they stay. The summary says how many there are.",
+        )
+        form.addParam(
+            "defocusByHeight",
+            params.EnumParam,
+            choices=["no", "lower towards the source", "higher towards the source"],
+            default=0,
+            expertLevel=LEVEL_ADVANCED,
+            label="Move defocus by height",
+            help="A part that sits higher in the ice than the particle's origin has another defocus. The height is "
+            "the z of the point after the particle's rotation, in Å.\n_lower towards the source_: it is taken off "
+            "defocus U and V, as localrec does; right where the reference has the true hand and z points to "
+            "the electron source.\n_higher_: it is added; right where the hand is inverted.\nWorth it for parts "
+            "some 50 Å and more from the origin, at high resolution.",
+        )
+        form.addParallelSection(threads=0, mpi=0)
+
+    # --------------------------- steps ----------------------------------------------
+    def _insertAllSteps(self):
+        # Quick, so it is simply done again on "continue", whatever has changed
+        self._insertFunctionStep(self.createOutputStep, time.time(), needsGPU=False)
+
+    def createOutputStep(self, launched):
+        """Write the particles with the alignment to the new centre."""
+        with toldToTheUser():
+            particles, point = self._particles(), self.newCenter()
+            mover = _Mover(
+                OwnAlignment(particles, None),
+                point / particles.apix,
+                particles.dimensions()[0],
+                self.excludeOutside.get(),
+                DEFOCUS_CHANGES[self.defocusByHeight.get()] * particles.apix,
+                LeftOut(self._getExtraPath()),
+            )
+            output = particles.newOutput(self._getPath())
+            for images in particles.sets():
+                output.copyItems(images, doClone=False, updateItemCallback=mover)
+            mover.leftOut.write()
+            mover.leftOut.refuseNone(output)
+        self.summaryVar.set("\n".join(self._describe(output, point, mover)))
+        self.info(self.summaryVar.get())
+        self._defineOutputs(**{ShiftCenterOutputs.outputParticles.name: output})
+        self._defineTransformRelation(self.inputParticles, output)
+
+    def newCenter(self):
+        """The new centre (x, y, z) in Å from the reference's origin; DataError if the volume does not give it."""
+        if self.centerFrom.get() == FROM_VOLUME:
+            volume = self.inputVolume.get()
+            try:
+                voxels = read_volume(volume.getFileName(), volume.getIndex())
+                return center_of_mass(voxels, self.volumeThreshold.get()) * volume.getSamplingRate()
+            except DataError as error:
+                raise DataError(f"Volume or mask, {volume.getFileName()}: {error}") from error
+        point = np.array([getattr(self, name).get() for name in AXES])
+        return point if self.centerUnit.get() == IN_ANGSTROMS else point * self._particles().apix
+
+    # --------------------------- info -----------------------------------------------
+    def _validate(self):
+        particles = self._particles()
+        if not particles.exists:
+            return []  # pyworkflow says so
+        problems = emptyProblems(self) or particles.imageProblems("Input particles")
+        if problems:
+            return problems
+        if particles.alignment != ALIGN_PROJ:
+            problems.append(
+                f"Input particles: they have alignment '{particles.alignment}', expected '{ALIGN_PROJ}'; connect "
+                "particles that were aligned to a 3D reference."
+            )
+        if not particles.apix:
+            problems.append("Input particles: the set has no sampling rate, expected its pixel size; set it first.")
+        if self.centerFrom.get() == FROM_VOLUME:
+            volume = self.inputVolume.get()
+            if volume is None:
+                problems.append("Volume or mask: none is given, expected one to find the centre of; connect one.")
+            elif not volume.getSamplingRate():
+                problems.append("Volume or mask: it has no sampling rate, expected its voxel size; set it first.")
+        elif not all(np.isfinite(getattr(self, name).get()) for name in AXES):
+            problems.append("New center: it is not finite, expected a point; give numbers.")
+        return problems
+
+    def _warnings(self):
+        if not self._particles().exists or self._validate():
+            return []
+        half = self._particles().dimensions()[0] * self._particles().apix / 2
+        try:
+            distance = np.linalg.norm(self.newCenter())
+        except DataError as error:
+            return [str(error)]
+        if distance <= half:
+            return []
+        return [
+            f"New center: it is {distance:.4g} Å from the origin, more than half the particles' box ({half:.4g} Å), "
+            "so it lies outside the images of many particles; check the point and its unit, or leave those out."
+        ]
+
+    def _summary(self):
+        if hasattr(self, ShiftCenterOutputs.outputParticles.name):
+            return self.summaryVar.get().split("\n")
+        return ["Output particles not ready yet."]
+
+    def _describe(self, output, point, mover):
+        x, y, z = point
+        yield f"{output.getSize()} particles aligned about the point ({x:.4g}, {y:.4g}, {z:.4g}) Å of the reference"
+        if mover.outside and not mover.excludes:
+            yield f"In {mover.outside} of them it lies outside the box"
+        if self.defocusByHeight.get():
+            yield f"Defocus moved by the point's height: {self.getEnumText('defocusByHeight')}"
+        yield from mover.leftOut.describe("(no usable alignment, or the point outside the box)")
+
+    # --------------------------- from the form --------------------------------------
+    def _particles(self):
+        return InputParticles(self.inputParticles.get())
+
+
+class _Mover:
+    """Moves the centre of one particle after the other; counts those where the point is `outside` the box."""
+
+    def __init__(self, alignment, point, box, excludes, defocusChange, leftOut):
+        """`point` in px of the particles, `defocusChange` in Å per px of height."""
+        self._alignment, self._point, self._box = alignment, point, box
+        self._defocusChange = defocusChange
+        self.excludes, self.leftOut = excludes, leftOut
+        self.outside = 0
+
+    def __call__(self, particle, _):
+        """Move a particle's centre, or mark it as one not to append."""
+        try:
+            self._move(particle)
+            particle._appendItem = True  # one object stands for all particles
+        except DataError as problem:
+            self.leftOut.add(particle, problem)
+            particle._appendItem = False
+
+    def _move(self, particle):
+        matrix = self._alignment.matrixOf(particle)
+        if matrix is None:
+            raise DataError("it has no alignment")
+        shift = shift_from_matrix(matrix, Reading.PROJECTION)
+        moved = matrix_about_point(matrix, self._point)
+        newShift = shift_from_matrix(moved, Reading.PROJECTION)
+        place = origin(self._box) - newShift[:2]  # where the point stands
+        if (place < -0.5).any() or (place >= self._box - 0.5).any():
+            self.outside += 1
+            if self.excludes:
+                x, y = place
+                raise DataError(f"the new centre projects to pixel ({x:.1f}, {y:.1f}) of a box of {self._box} px")
+        particle.setTransform(Transform(moved))
+        ctf = particle.getCTF()
+        if self._defocusChange and ctf is not None:
+            change = self._defocusChange * (shift - newShift)[2]
+            ctf.setDefocusU(ctf.getDefocusU() + change)
+            ctf.setDefocusV(ctf.getDefocusV() + change)

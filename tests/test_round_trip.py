@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Downsample, work on the small particles, go back to full size: the alignment is the true one."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downsample_plugin import headless
+from downsample_plugin.simulate import in_plane_rotation, random_rotation
+
+from .scipion_sets import (
+    class_set,
+    connect,
+    downsample,
+    image_of,
+    items_of,
+    matrix,
+    particle,
+    particle_set,
+    write_stack,
+)
+
+APIX, BOX, COUNT = 1.3, 48, 9
+NONE, WHOLE, EXACT = None, 0, 1
+AUTOMATIC, SHIFT_THEN_ROTATE, ROTATE_THEN_SHIFT = 0, 1, 2
+TOLERANCE = 1e-4  # px of the full-size particles
+KINDS = ["Projection", SHIFT_THEN_ROTATE, ROTATE_THEN_SHIFT]
+
+
+class Truth:
+    """What is true of one particle: its rotation, and the shift that brings it to the origin, in full-size pixels."""
+
+    def __init__(self, rng, kind):
+        self.kind = kind
+        self.shift = rng.uniform(-6, 6, size=2)
+        if kind == "Projection":
+            self.rotation = random_rotation(rng)
+        else:
+            self.rotation = in_plane_rotation(rng.uniform(0, 6), bool(rng.integers(2)))
+
+    def moved_a_little(self, rng):
+        """The same, as a later refinement finds it: a little different."""
+        later = Truth(rng, self.kind)
+        later.rotation = in_plane_rotation(rng.normal(scale=0.05)) @ self.rotation
+        later.shift = self.shift + rng.normal(scale=0.4, size=2)
+        return later
+
+    def matrix(self, shift=None):
+        """Scipion's matrix, with this shift or another; written from the definitions."""
+        s = self.shift if shift is None else shift
+        if self.kind == "Projection":
+            inverse = np.eye(4)
+            inverse[:3, :3], inverse[:2, 3] = self.rotation, -s
+            return np.linalg.inv(inverse)
+        return matrix(self.rotation, s if self.kind == SHIFT_THEN_ROTATE else self.rotation[:2, :2] @ s)
+
+
+def alignment_name(kind):
+    return "Projection" if kind == "Projection" else "2D"
+
+
+def attributes_of(kind):
+    from pyworkflow.object import Float
+
+    return {"_xmipp_maxCC": Float(0.5)} if kind == ROTATE_THEN_SHIFT else {}
+
+
+def applied(shift, mode):
+    """d, in full-size pixels, by the definition of the two ways to recentre."""
+    return {NONE: np.zeros(2), WHOLE: np.sign(shift) * np.floor(np.abs(shift) + 0.5), EXACT: shift}[mode]
+
+
+@pytest.fixture(scope="module")
+def originals(project):
+    """For each kind of alignment full-size particles, ids 21, 22, …, and what is true of them."""
+    from pyworkflow.object import Integer, String
+
+    found = {}
+    for number, kind in enumerate(KINDS):
+        rng = np.random.default_rng(number)
+        truths = {21 + i: Truth(rng, kind) for i in range(COUNT)}
+        stack = write_stack(f"original_{number}.mrcs", rng.normal(size=(COUNT, BOX, BOX)))
+        items = [
+            particle(
+                key,
+                (COUNT - i, stack),  # images in another order than ids
+                truth.matrix(),
+                (100 + i, 200 - i),
+                _rlnRandomSubset=Integer(1),
+                _fromTheMicroscope=String(f"note {key}"),
+                **attributes_of(kind),
+            )
+            for i, (key, truth) in enumerate(truths.items())
+        ]
+        found[kind] = particle_set(project, items, APIX, alignment_name(kind)), truths
+    return found
+
+
+def refined(project, small, truths, mode, seed=3):
+    """The small particles with an alignment found on them: true, but a little different, for the moved images."""
+    from pyworkflow.object import Integer
+
+    rng = np.random.default_rng(seed)
+    later = {key: truth.moved_a_little(rng) for key, truth in truths.items()}
+    items = items_of(small.outputParticles)
+    q = APIX / small.outputParticles.getSamplingRate()
+    for item in items:
+        key = item.getObjId()
+        left = (later[key].shift - applied(truths[key].shift, mode)) * q
+        item.setTransform(transform(later[key].matrix(left)))
+        item.setClassId(key % 3)
+        item._rlnRandomSubset = Integer(1 + key % 2)
+    kind = next(iter(truths.values())).kind
+    given = particle_set(project, items, small.outputParticles.getSamplingRate(), alignment_name(kind))
+    return given, later
+
+
+def transform(m):
+    from pwem.objects import Transform
+
+    return Transform(m)
+
+
+def new_restore(project, particles, small, **settings):
+    from downsample_plugin.protocols import ProtRestoreFullSize
+
+    pointers = {"inputParticles": particles, "downsampled": small}
+    pointers.update({name: settings.pop(name) for name in ("fullSizeParticles",) if name in settings})
+    return connect(project.newProtocol(ProtRestoreFullSize, **settings), **pointers)
+
+
+def restore(project, particles, small, **settings):
+    return headless.run(project, new_restore(project, particles, small, **settings))
+
+
+def check(restored, original, later, keys=None):
+    """Each particle has its own image and id, and the alignment that is true."""
+    keys = sorted(later if keys is None else keys)
+    items = items_of(restored.outputParticles)
+    assert [item.getObjId() for item in items] == keys
+    before = {item.getObjId(): item for item in items_of(original.outputParticles)}
+    assert restored.outputParticles.getSamplingRate() == APIX
+    assert restored.outputParticles.getAlignment() == original.outputParticles.getAlignment()
+    for item in items:
+        old = before[item.getObjId()]
+        assert item.getLocation() == old.getLocation()
+        assert item.getSamplingRate() == APIX
+        assert item.getCoordinate().getPosition() == old.getCoordinate().getPosition()
+        assert item._fromTheMicroscope.get() == f"note {item.getObjId()}"
+        assert not item.hasAttribute("_downsampleShiftX")
+        found = item.getTransform().getMatrix()
+        assert np.abs(found - later[item.getObjId()].matrix()).max() < TOLERANCE
+
+
+BOXES = [
+    {"cropSize": 36, "fourierCropSize": 17},
+    {"fourierCropSize": 20},
+    {"cropSize": 60, "targetPixelSize": 2.5},
+    {"lowpassResolution": 10.0},
+]
+
+
+@pytest.mark.parametrize("mode", [NONE, WHOLE, EXACT])
+@pytest.mark.parametrize("kind, settings", [("Projection", box) for box in BOXES] + [(k, BOXES[0]) for k in KINDS[1:]])
+def test_the_way_back(project, originals, kind, mode, settings):
+    original, truths = originals[kind]
+    small = downsample(project, original, **settings, recenter=mode is not NONE, recenterMode=mode or 0)
+    particles, later = refined(project, small, truths, mode)
+    restored = restore(project, particles, small)
+    check(restored, original, later)
+    for item in items_of(restored.outputParticles):
+        assert item.getClassId() == item.getObjId() % 3
+        assert item._rlnRandomSubset.get() == 1 + item.getObjId() % 2
+    if kind == ROTATE_THEN_SHIFT:
+        assert "rotate then shift: automatic" in "".join(restored.summary())
+    assert {relation["name"] for relation in restored.getRelations()} == {"relation_datasource"}
+
+
+@pytest.fixture(scope="module")
+def trip(project, originals):
+    """One trip to the small particles and their refinement: the original, the small, the refined, what is true."""
+    original, truths = originals["Projection"]
+    small = downsample(project, original, cropSize=40, fourierCropSize=18, recenter=True)
+    return original, small, *refined(project, small, truths, WHOLE)
+
+
+def test_a_subset(project, trip):
+    from pwem.protocols import ProtSubSet
+
+    original, small, particles, later = trip
+    protocol = connect(
+        project.newProtocol(ProtSubSet, chooseAtRandom=True, nElements=4, setOperation=ProtSubSet.SET_INTERSECTION),
+        inputFullSet=particles,
+    )
+    subset = headless.run(project, protocol)
+    kept = [item.getObjId() for item in items_of(subset.outputParticles)]
+    assert len(kept) == 4
+    check(restore(project, subset, small), original, later, kept)
+
+
+def test_split_and_joined_again(project, trip):
+    from pwem.protocols import ProtSplitSet, ProtUnionSet
+    from pyworkflow.object import Pointer
+
+    original, small, particles, later = trip
+    parts = headless.run(
+        project, connect(project.newProtocol(ProtSplitSet, numberOfSets=2, randomize=True), inputSet=particles)
+    )
+    union = project.newProtocol(ProtUnionSet, inputType=0)
+    for name in ("outputParticles01", "outputParticles02"):
+        union.inputSets.append(Pointer(parts, extended=name))
+    joined = headless.run(project, union)
+    check(restore(project, (joined, "outputSet"), small), original, later)
+
+
+def test_joined_sets_that_are_numbered_anew(project, trip, originals):
+    """Particles of two runs have the same ids, so a join renumbers them: images still tell which is which."""
+    from pwem.protocols import ProtUnionSet
+    from pyworkflow.object import Pointer
+
+    original, small, particles, later = trip
+    other = downsample(project, originals["Projection"][0], fourierCropSize=18, cropSize=40)
+    strangers, _ = refined(project, other, originals["Projection"][1], NONE)
+    union = project.newProtocol(ProtUnionSet, inputType=0)
+    for source in (strangers, particles):
+        union.inputSets.append(Pointer(source, extended="outputParticles"))
+    joined = headless.run(project, union)
+    assert max(item.getObjId() for item in items_of(joined.outputSet)) > max(later)
+    restored = restore(project, (joined, "outputSet"), small)
+    check(restored, original, later)
+    assert any(f"Left out: {COUNT} particles that cannot be found" in line for line in restored.summary())
+
+
+def test_assigned_alignment(project, trip):
+    """pwem's own protocol puts the alignment of the refined particles on another set of the same images."""
+    from pwem.protocols import ProtAlignmentAssign
+
+    original, small, particles, later = trip
+    protocol = connect(project.newProtocol(ProtAlignmentAssign), inputParticles=small, inputAlignment=particles)
+    check(restore(project, headless.run(project, protocol), small), original, later)
+
+
+@pytest.mark.parametrize("kind", ["Projection", ROTATE_THEN_SHIFT])
+def test_classes(project, originals, kind):
+    original, truths = originals[kind]
+    small = downsample(project, original, fourierCropSize=20, recenter=True, recenterMode=EXACT)
+    particles, later = refined(project, small, truths, EXACT)
+    groups = [[], []]
+    for item in items_of(particles.outputParticles):
+        groups[item.getObjId() % 2].append((item.getObjId(), item.getTransform().getMatrix()))
+    kinds = {"Projection": "3D", ROTATE_THEN_SHIFT: "2D"}
+    classes = class_set(project, particles, [*groups, []], alignment_name(kind), kinds[kind])
+    restored = restore(project, (classes, "outputClasses"), small)
+    check(restored, original, later)
+    assert [item.getClassId() for item in items_of(restored.outputParticles)] == [1 + key % 2 for key in sorted(later)]
+
+
+@pytest.mark.parametrize("modes", itertools.product([WHOLE, EXACT], repeat=2))
+def test_two_runs_in_a_row(project, originals, modes):
+    """Through both runs back to the originals, whichever of the two is named."""
+    original, truths = originals["Projection"]
+    first = downsample(project, original, cropSize=44, fourierCropSize=33, recenter=True, recenterMode=modes[0])
+    between, later = refined(project, first, truths, modes[0])
+    second = downsample(project, between, cropSize=27, fourierCropSize=18, recenter=True, recenterMode=modes[1])
+    a_first, a_second = (run.outputParticles.getSamplingRate() for run in (first, second))
+    rng = np.random.default_rng(8)
+    last, items = {}, items_of(second.outputParticles)
+    for item in items:
+        key = item.getObjId()
+        last[key] = later[key].moved_a_little(rng)
+        first_d = applied(truths[key].shift, modes[0])
+        second_d = applied((later[key].shift - first_d) * APIX / a_first, modes[1]) * a_first / APIX
+        item.setTransform(transform(last[key].matrix((last[key].shift - first_d - second_d) * APIX / a_second)))
+    particles = particle_set(project, items, a_second, "Projection")
+    for named in (second, first):
+        restored = restore(project, particles, named)
+        check(restored, original, last)
+    to_the_first = restore(project, particles, second, fullSizeParticles=between)
+    for item in items_of(to_the_first.outputParticles):
+        key = item.getObjId()
+        left = (last[key].shift - applied(truths[key].shift, modes[0])) * APIX / a_first
+        assert np.abs(item.getTransform().getMatrix() - last[key].matrix(left)).max() < TOLERANCE
+    assert to_the_first.outputParticles.getSamplingRate() == a_first
+
+
+def test_other_full_size_particles(project, trip):
+    """Such as the same particles at a finer pixel; some are gone: counted and listed, not made up."""
+    _, small, particles, later = trip
+    stack = write_stack("finer.mrcs", np.zeros((COUNT, 2 * BOX, 2 * BOX)))
+    finer = particle_set(project, [particle(key, (i + 1, stack)) for i, key in enumerate(later) if key != 23], APIX / 2)
+    restored = restore(project, particles, small, fullSizeParticles=finer)
+    items = items_of(restored.outputParticles)
+    assert [item.getObjId() for item in items] == [key for key in sorted(later) if key != 23]
+    for item in items:
+        truth = later[item.getObjId()]
+        assert item.getFileName() == stack
+        assert np.abs(item.getTransform().getMatrix() - truth.matrix(2 * truth.shift)).max() < TOLERANCE
+    assert any("Left out: 1 particles that cannot be found" in line for line in restored.summary())
+    listed = Path(restored._getExtraPath("left_out_particles.star")).read_text()
+    assert "\n23 " in listed
+    assert "none%20of%20id%2023" in listed
+
+
+def test_symmetry_expanded_particles(project, trip):
+    """Several entries per particle, numbered anew: each finds its own image, and keeps its own alignment."""
+    original, small, particles, later = trip
+    items, expected = [], {}
+    for item in items_of(particles.outputParticles):
+        key = item.getObjId()
+        for k in range(4):
+            copy = item.clone()
+            copy.setObjId(len(items) + 1)
+            quarter = matrix(in_plane_rotation(k * np.pi / 2), (0, 0))
+            copy.setTransform(transform(quarter @ item.getTransform().getMatrix()))
+            expected[copy.getObjId()] = key, quarter @ later[key].matrix()
+            items.append(copy)
+    expanded = particle_set(project, items, small.outputParticles.getSamplingRate(), "Projection")
+    restored = restore(project, expanded, small)
+    originals = {item.getObjId(): item for item in items_of(original.outputParticles)}
+    found = items_of(restored.outputParticles)
+    assert len(found) == 4 * COUNT
+    for item in found:
+        key, m = expected[item.getObjId()]
+        assert item._fullSizeId.get() == key
+        assert item.getLocation() == originals[key].getLocation()
+        assert np.abs(item.getTransform().getMatrix() - m).max() < TOLERANCE
+
+
+def rewritten(project, particles, scale=1.0, ids=None):
+    """The particles as another protocol leaves that writes images again, here coarser by a factor."""
+    items = items_of(particles.outputParticles)
+    stack = write_stack(f"rewritten_{len(project.getRuns())}.mrcs", np.zeros((len(items), 12, 12)))
+    for i, item in enumerate(items):
+        item.setLocation(i + 1, stack)
+        if ids:
+            item.setObjId(ids[item.getObjId()])
+        item.getTransform().scaleShifts(scale)
+        item.getCoordinate().scale(scale)
+    return particle_set(
+        project, items, particles.outputParticles.getSamplingRate() / scale, particles.outputParticles.getAlignment()
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_images_that_were_written_again_are_found_by_their_ids(project, trip, scale):
+    original, small, particles, later = trip
+    check(restore(project, rewritten(project, particles, scale), small), original, later)
+
+
+def test_ids_that_were_exchanged_are_not_believed(project, trip):
+    original, small, particles, later = trip
+    exchanged = {key: key for key in later}
+    exchanged[21], exchanged[22] = 22, 21
+    restored = restore(project, rewritten(project, particles, ids=exchanged), small)
+    check(restored, original, later, [key for key in later if key not in (21, 22)])
+    assert any("Left out: 2 particles that cannot be found" in line for line in restored.summary())
+
+
+def test_particles_without_alignment_keep_that_of_the_full_size_ones(project, trip, originals):
+    original, small, particles, _ = trip
+    items = items_of(particles.outputParticles)[:3]
+    for item in items:
+        item.setTransform(None)
+    plain = particle_set(project, items, small.outputParticles.getSamplingRate())
+    check(restore(project, plain, small), original, originals["Projection"][1], [item.getObjId() for item in items])
+
+
+def test_a_singular_alignment_is_left_out(project, trip):
+    original, small, particles, later = trip
+    items = items_of(particles.outputParticles)
+    items[4].setTransform(transform(np.zeros((4, 4))))
+    broken = particle_set(project, items, small.outputParticles.getSamplingRate(), "Projection")
+    check(restore(project, broken, small), original, later, [key for key in later if key != items[4].getObjId()])
+
+
+def test_refusals(project, trip, originals):
+    original, small, particles, _ = trip
+    other = downsample(project, original, fourierCropSize=30)
+    (problem,) = new_restore(project, particles, other).validate()
+    assert "images of" in problem
+    assert "choose its output" in problem
+    (problem,) = new_restore(project, particles, original).validate()
+    assert "not the output of a run of 'downsample particles'" in problem
+    stranger = particle_set(project, [particle(1, (1, "original_0.mrcs"), np.eye(4))], APIX, "Projection")
+    restored = new_restore(project, stranger, small)
+    project.launchProtocol(restored, wait=True)
+    assert restored.isFailed()
+    assert "All 1 particles are left out" in restored.getErrorMessage()
+    volumes = particle_set(project, [particle(1, (1, "original_0.mrcs"), np.eye(4))], APIX, "3D")
+    (problem,) = new_restore(project, volumes, small).validate()
+    assert "for volumes" in problem
+
+
+def test_downsampled_classes(project, trip):
+    """Classes as the input: their particles, with the same images and metadata as from the set, by either input."""
+    original, _, _, _ = trip
+    items = items_of(original.outputParticles)
+    groups = [[(item.getObjId(), item.getTransform().getMatrix()) for item in items[start::3]] for start in range(3)]
+    classes = class_set(project, original, [[], *groups], "Projection", "3D")
+    settings = {"fourierCropSize": 21, "recenter": True}
+    from_set = downsample(project, original, **settings)
+    from_classes = downsample(project, (classes, "outputClasses"), **settings)
+    with_classes = downsample(project, original, alignments3D=(classes, "outputClasses"), **settings)
+    expected = items_of(from_set.outputParticles)
+    for run in (from_classes, with_classes):
+        found = items_of(run.outputParticles)
+        assert type(run.outputParticles) is type(from_set.outputParticles)
+        assert run.outputParticles.getSamplingRate() == from_set.outputParticles.getSamplingRate()
+        assert [item.getObjId() for item in found] == [item.getObjId() for item in expected]
+        for item, other in zip(found, expected):
+            assert np.array_equal(image_of(item), image_of(other))
+            assert np.array_equal(item.getTransform().getMatrix(), other.getTransform().getMatrix())
+            assert item.getCoordinate().getPosition() == other.getCoordinate().getPosition()
+            assert item._downsampleShiftX.get() == other._downsampleShiftX.get()
+    check(restore(project, from_classes, from_classes), original, originals_truth(items))
+    assert {item.getClassId() for item in items_of(from_classes.outputParticles)} == {2, 3, 4}
+
+
+def originals_truth(items):
+    """What the particles' own matrices say."""
+
+    class Own:
+        def __init__(self, m):
+            self._m = m
+
+        def matrix(self):
+            return self._m
+
+    return {item.getObjId(): Own(item.getTransform().getMatrix()) for item in items}
+
+
+def test_records_suffice_where_the_run_is_not_in_the_project(project, trip):
+    """Small particles brought from another project: their images are elsewhere, their records are on them."""
+    original, small, particles, later = trip
+    brought = rewritten(project, small)
+    moved = rewritten(project, particles)
+    (problem,) = new_restore(project, moved, brought).validate()
+    assert "Full-size particles: they cannot be found" in problem
+    check(restore(project, moved, brought, fullSizeParticles=original), original, later)
