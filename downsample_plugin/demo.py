@@ -18,14 +18,12 @@ import numpy as np
 
 from . import headless
 from .errors import DataError
-from .picture import before_and_after
 from .readers import ImageReader, open_stack
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
 
 FOLDER = Path("demo_project")
 PARTICLES, BOX, APIX = 200, 128, 1.31
 MICROGRAPHS, MICROGRAPH_SIZE = 4, 2048
-SHOWN = 6
 
 
 def main(arguments):
@@ -49,14 +47,15 @@ def _run(project, own):
         imported = _importStack(project, *own)
         settings = {"fourierCropSize": imported.outputParticles.getXDim() // 2}
     else:
-        truth = _simulate(Path("simulated"))
-        imported = _importSimulated(project)
+        truth = simulate(Path("simulated"))
+        imported = importSimulated(project)
         settings = {"targetPixelSize": 2.6, "recenter": True, "recenterMode": 1}
-    downsampled = _downsample(project, imported, settings)
+    downsampled = downsample(project, imported, settings)
     _report(imported.outputParticles, downsampled)
     if not own:
         before, after = (_offCentre(p.outputParticles, truth) for p in (imported, downsampled))
         print(f"Truth:         the particles stood {before:.1f} Å off centre, now {after:.1f} Å (median)")
+    print(f"Picture:       {os.path.abspath(downsampled.picturePath())}")
 
 
 def _readable(stack):
@@ -78,7 +77,7 @@ def _pixelSize(text):
     return apix
 
 
-def _simulate(folder):
+def simulate(folder):
     """Write a stack, and a Scipion set with alignments, CTFs, coordinates; particles stand off centre."""
     from pwem.objects import Acquisition, Coordinate, CTFModel, Particle, SetOfParticles, Transform
 
@@ -121,7 +120,8 @@ def _simulate(folder):
     return truth
 
 
-def _importSimulated(project):
+def importSimulated(project):
+    """Import what ``simulate`` wrote; the finished protocol."""
     from pwem.protocols import ProtImportParticles
 
     protocol = project.newProtocol(
@@ -150,7 +150,8 @@ def _importStack(project, stack, apix):
     return headless.run(project, protocol)
 
 
-def _downsample(project, imported, settings):
+def downsample(project, imported, settings):
+    """Run "downsample particles" on imported particles; the finished protocol."""
     from .protocols import ProtDownsampleParticles
 
     protocol = project.newProtocol(ProtDownsampleParticles, numberOfThreads=os.cpu_count(), **settings)
@@ -161,23 +162,19 @@ def _downsample(project, imported, settings):
 
 
 def _report(particles, downsampled):
-    """Print what came out and where, and draw it."""
+    """Print what came out and where."""
     output = downsampled.outputParticles
-    picture = downsampled._getExtraPath("before_and_after.png")
-    before, after = ([image for _, image in _images(each, SHOWN)] for each in (particles, output))
-    before_and_after(picture, before, particles.getSamplingRate(), after, output.getSamplingRate())
     print(f"\nProject:       {os.getcwd()}")
     print(f"Particles:     {output.getSize()}")
     print(f"Box:           {particles.getXDim()} -> {output.getXDim()} px")
     print(f"Sampling rate: {particles.getSamplingRate():.5g} -> {output.getSamplingRate():.5g} Å/px")
     print(f"Stacks:        {', '.join(sorted(os.path.abspath(name) for name in output.getFiles()))}")
-    print(f"Picture:       {os.path.abspath(picture)}")
 
 
-def _images(particles, count=None):
-    """(particle, image) of the first `count` particles of a set, or of all."""
+def _images(particles):
+    """(particle, image) of all particles of a set."""
     with ImageReader() as reader:
-        for particle in particles.iterItems(limit=count):
+        for particle in particles.iterItems():
             stack = reader.open(particle.getFileName())
             yield particle, stack.read(stack.number_of(particle.getIndex()))
 

@@ -1,47 +1,140 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Particles before and after, side by side at the same physical scale."""
+"""The result picture: particles before and after, their spectra, and the shifts; drawn for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-Images = Sequence[NDArray[np.generic]]
+from .core.filters import plan_gain
+from .core.geometry import origin
+from .core.plan import Recenter
+from .sample import SHOWN, Sample, for_the_eye
+
 CONTRAST_PERCENTILES = (1, 99)
-PANEL_INCHES = 1.6
+PICTURE_INCHES = (15.0, 7.4)
+EYE_RESOLUTION = 20.0  # Å; particles show at it, most of the noise does not
+EYE_OVER_NYQUIST = 2.5  # unless the images are so coarse that it must be coarser than their Nyquist limit
+BEFORE, AFTER, FILTER = "tab:blue", "tab:orange", "tab:green"
+BAR_COLOR = "gold"
 
 
-def before_and_after(path: str, before: Images, apix_before: float, after: Images, apix_after: float) -> None:
-    """Write a PNG: a row of particles before, a row of the same after, with scale bars.
-
-    `before` and `after` are images (rows are y); pixel sizes in Å/px. Each image has the contrast of its own
-    percentiles. A box that was cropped shows smaller: one Å is as long in both rows.
-    """
-    count = len(before)
-    widest = max(len(before[0]) * apix_before, len(after[0]) * apix_after)
-    bar = _round_length(widest / 3)
-    figure = Figure(figsize=(PANEL_INCHES * count, PANEL_INCHES * 2 + 0.7), dpi=150)
-    axes = figure.subplots(2, count, squeeze=False)
-    for row, (images, apix, title) in enumerate(((before, apix_before, "before"), (after, apix_after, "after"))):
-        half = len(images[0]) * apix / 2
-        for axis, image in zip(axes[row], images):
-            low, high = np.percentile(image.astype(np.float32), CONTRAST_PERCENTILES)
-            extent = (-half, half, -half, half)
-            axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
-            axis.set(xlim=(-widest / 2, widest / 2), ylim=(-widest / 2, widest / 2))
-            axis.axis("off")
-        axes[row][0].plot([-half + bar * 0.2, -half + bar * 1.2], [-half + bar * 0.2] * 2, color="gold", linewidth=3)
-        axes[row][0].set_title(f"{title}: {len(images[0])} px, {apix:.4g} Å/px; bar {bar:g} Å", loc="left", fontsize=8)
-    figure.tight_layout(pad=0.4)
+def draw_result(path: str, sample: Sample) -> None:
+    """Write the result picture, a PNG."""
+    figure = Figure(figsize=PICTURE_INCHES, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(sample.plan.summary(), fontsize=11)
+    left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1.0))
+    draw_particles(left, sample)
+    spectra, shifts = right.subplots(2, 1)
+    draw_spectra(spectra, sample)
+    draw_shifts(shifts, sample)
     figure.savefig(path)
 
 
-def _round_length(length: float) -> float:
+def draw_particles(figure: Any, sample: Sample) -> None:
+    """Particles before and after, each as it is and as it looks without noise, all at one physical scale.
+
+    Each image has the contrast of its own percentiles. A box that was cropped shows smaller.
+    """
+    plan = sample.plan
+    eye = max(EYE_RESOLUTION, EYE_OVER_NYQUIST * plan.nyquist_resolution)
+    widest = max(plan.box_in * plan.apix_in, plan.box_out * plan.apix_out)
+    axes = figure.subplots(4, max(len(sample.before), SHOWN), squeeze=False)
+    rows = (
+        (sample.before, plan.apix_in, False, "before"),
+        (sample.after, plan.apix_out, False, "after"),
+        (sample.before, plan.apix_in, True, f"before, at {eye:.0f} Å for the eye"),
+        (sample.after, plan.apix_out, True, f"after, at {eye:.0f} Å for the eye"),
+    )
+    for row, (images, apix, smooth, title) in zip(axes, rows):
+        for axis in row:
+            axis.set(xlim=(-widest / 2, widest / 2), ylim=(-widest / 2, widest / 2), aspect="equal")
+            axis.axis("off")
+        for axis, image in zip(row, images):
+            draw_image(axis, for_the_eye(image, apix, eye) if smooth else image, apix)
+        if images:
+            bar = round_length(widest / 3)
+            draw_scale_bar(row[0], bar, edges(len(images[0]), apix)[0])
+            box = f"{len(images[0])} px, {apix:.4g} Å/px; bar {bar:g} Å"
+            row[0].set_title(f"{title}: {box}" if not smooth else title, loc="left", fontsize=9)
+
+
+def draw_image(axis: Any, image: NDArray[np.generic], apix: float) -> None:
+    """An image (rows are y, the first row lowest) with its origin at 0, in Å."""
+    low, high = contrast_limits(image)
+    extent = (*edges(len(image), apix), *edges(len(image), apix))
+    axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, origin="lower", interpolation="nearest")
+
+
+def edges(box: int, apix: float) -> tuple[float, float]:
+    """Where a box of so many px of `apix` Å begins and ends, in Å from the centre of its origin pixel."""
+    return (-0.5 - origin(box)) * apix, (box - 0.5 - origin(box)) * apix
+
+
+def draw_scale_bar(axis: Any, length: float, edge: float) -> None:
+    """A bar of so many Å in the lower left corner of an image that begins at `edge`."""
+    start, y = edge + 0.15 * length, edge + 0.2 * length
+    axis.plot([start, start + length], [y, y], color=BAR_COLOR, linewidth=3, solid_capstyle="butt")
+
+
+def draw_spectra(axis: Any, sample: Sample) -> None:
+    """Radial power before and after, the gain of the filters, and both Nyquist limits."""
+    plan, before, after = sample.plan, sample.spectrum_before, sample.spectrum_after
+    if before.count:
+        axis.semilogy(before.frequency, before.power, color=BEFORE, label="before")
+        axis.semilogy(after.frequency, after.power, color=AFTER, label="after")
+        _spare_the_filtered_away(axis, before.power)
+    ends = 1 / (2 * plan.apix_in), 1 / plan.nyquist_resolution
+    for end, color, name in zip(ends, (BEFORE, AFTER), ("before", "after")):
+        axis.axvline(end, color=color, linestyle=":", label=f"Nyquist {name}: {1 / end:.3g} Å")
+    axis.set(xlim=(0, 1.05 * max(ends)), xlabel="resolution (Å)", ylabel="radial power")
+    axis.xaxis.set_major_formatter(lambda f, _: f"{1 / f:.3g}" if f > 0 else "∞")
+    axis.set_title(f"Power spectrum of {before.count} particles, in the same box", loc="left", fontsize=9)
+    lines, labels = axis.get_legend_handles_labels()
+    if plan.filtered:
+        gains = axis.twinx()
+        frequency = np.linspace(0, ends[1], 400)
+        lines += gains.plot(frequency, plan_gain(plan, frequency), color=FILTER, linestyle="--")
+        labels.append("gain of the filter")
+        gains.set(ylim=(0, 1.05), ylabel="gain")
+    axis.legend(lines, labels, fontsize=8, loc="upper right")
+
+
+def _spare_the_filtered_away(axis: Any, power: NDArray[np.float64]) -> None:
+    """Show what is as strong as the spectrum before, not the nothing that a filter leaves."""
+    shown = power[power > 0]
+    if shown.size:
+        axis.set_ylim(shown.min() / 30, shown.max() * 3)
+
+
+def draw_shifts(axis: Any, sample: Sample) -> None:
+    """How far recentring has moved the particles, and what is left to the alignment."""
+    applied, left = (np.hypot(*shifts.T) for shifts in (sample.applied, sample.left))
+    axis.set(xlabel="length of the shift (Å)", ylabel="particles")
+    if sample.plan.recenter is Recenter.NONE:
+        axis.set_title("Shifts: not recentred, so all stay in the alignment", loc="left", fontsize=9)
+        axis.set(xticks=[], yticks=[])
+        return
+    bins = np.linspace(0, max(applied.max(initial=0), left.max(initial=0), sample.plan.apix_in), 30)
+    for lengths, color, name in ((applied, BEFORE, "applied"), (left, AFTER, "left in the alignment")):
+        label = f"{name}: median {np.median(lengths) if lengths.size else 0:.3g} Å"
+        axis.hist(lengths, bins, color=color, alpha=0.6, label=label)
+    axis.legend(fontsize=8)
+    axis.set_title(f"Shifts of {len(applied)} particles", loc="left", fontsize=9)
+
+
+def contrast_limits(image: NDArray[np.generic]) -> tuple[float, float]:
+    """The values that show black and white."""
+    low, high = np.percentile(image.astype(np.float32), CONTRAST_PERCENTILES)
+    return float(low), float(high)
+
+
+def round_length(length: float) -> float:
     """The largest of 1, 2, 5, 10 … not above a length."""
     power = 10.0 ** np.floor(np.log10(length))
     return float(max(step * power for step in (1, 2, 5) if step * power <= length))

@@ -40,6 +40,15 @@ class Phantom:
             image += height * along_y[:, None] * along_x[None, :]
         return image
 
+    def volume(self, box: int, apix: float) -> Array:
+        """The phantom itself, (box, box, box) as z, y, x, float64, with its origin at voxel ``box // 2``."""
+        voxels = (np.arange(box) - origin(box)) * apix
+        volume = np.zeros((box, box, box))
+        for center, sigma, height in zip(self.centers, self.sigmas, self.heights):
+            x, y, z = (np.exp(-((voxels - at) ** 2) / (2 * sigma**2)) for at in center)
+            volume += height * z[:, None, None] * y[None, :, None] * x[None, None, :]
+        return volume
+
 
 def one_blob(sigma: float) -> Phantom:
     """A single blob at the origin: its centroid tells where a particle stands."""

@@ -17,6 +17,8 @@ from pyworkflow.constants import NEW
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
 from ..job import Job, job_problems, stack_count
+from ..picture import draw_result
+from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment, particleRows
 from .form_downsample import (
     FILTER_SHAPES,
@@ -69,9 +71,9 @@ class ProtDownsampleParticles(EMProtocol):
     def writeJobStep(self, launched):
         """Write what the program is to do."""
         with toldToTheUser():
-            plan = self._plan()
+            plan = self.plan()
             bad = []
-            rows = particleRows(self._particles(), self._alignment().load(plan.apix_in), plan, bad)
+            rows = particleRows(self.particles(), self.alignment().load(plan.apix_in), plan, bad)
             Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get(), bad)
 
     def downsampleStep(self, part, parts, launched):
@@ -91,9 +93,10 @@ class ProtDownsampleParticles(EMProtocol):
             job = Job.read(Job.path_in(self._getExtraPath()))
             corrupt = job.check_done(self.skipCorrupt.get())
             job.flush()
-            alignment = self._alignment().load(job.plan.apix_in)
+            alignment = self.alignment().load(job.plan.apix_in)
             results = Results(job)
-            output = results.outputSet(self._particles(), alignment, self._getPath())
+            output = results.outputSet(self.particles(), alignment, self._getPath())
+        self._drawResult(job)
         self.summaryVar.set("\n".join(describeRun(job, alignment, results, corrupt)))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
@@ -101,11 +104,22 @@ class ProtDownsampleParticles(EMProtocol):
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_other_stacks()
 
+    def _drawResult(self, job):
+        """Draw the result picture. A run is not to fail for it, whatever goes wrong with fonts, memory or libraries."""
+        try:
+            draw_result(self.picturePath(), Sample.of_job(job))
+        except Exception as error:
+            self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
+
+    def picturePath(self):
+        """The result picture, a PNG."""
+        return self._getExtraPath("result.png")
+
     def _numberOfParts(self):
         """How many steps share the work: one, or under "queue for steps" one per output stack."""
-        if not self._particles().exists or not self.useQueueForSteps():
+        if not self.particles().exists or not self.useQueueForSteps():
             return 1
-        return stack_count(self._particles().count, self.particlesPerStack.get())
+        return stack_count(self.particles().count, self.particlesPerStack.get())
 
     def setStepsExecutor(self, executor=None):
         """Under "queue for steps", hand the queue all pieces at once: it is the scheduler."""
@@ -115,22 +129,22 @@ class ProtDownsampleParticles(EMProtocol):
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
-        if not self._particles().exists:
+        if not self.particles().exists:
             return []  # pyworkflow says so
-        problems = emptyProblems(self) or self._particles().imageProblems("Input particles")
+        problems = emptyProblems(self) or self.particles().imageProblems("Input particles")
         if problems:
             return problems
-        plan = self._plan()
+        plan = self.plan()
         return (
             job_problems(plan, self.particlesPerStack.get())
             + _threadProblems(self.numberOfThreads.get())
-            + self._alignment().problems(recentering=plan.recenter is not Recenter.NONE)
+            + self.alignment().problems(recentering=plan.recenter is not Recenter.NONE)
         )
 
     def _warnings(self):
-        if not self._particles().exists or self._validate():
+        if not self.particles().exists or self._validate():
             return []
-        warnings = checks.warnings(self._plan())
+        warnings = checks.warnings(self.plan())
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
             warnings.append("Alignments 2D: not used, since Alignments 3D is given too and wins.")
         return warnings
@@ -138,9 +152,9 @@ class ProtDownsampleParticles(EMProtocol):
     def _summary(self):
         if hasattr(self, DownsampleOutputs.outputParticles.name):
             return self.summaryVar.get().split("\n")
-        if not self._particles().exists or self._validate():
+        if not self.particles().exists or self._validate():
             return ["Output particles not ready yet."]
-        return [f"Will give: {self._plan().summary()}"]
+        return [f"Will give: {self.plan().summary()}"]
 
     def _methods(self):
         return [self.methodsVar.get()] if hasattr(self, DownsampleOutputs.outputParticles.name) else []
@@ -149,12 +163,13 @@ class ProtDownsampleParticles(EMProtocol):
         return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])
 
     # --------------------------- from the form --------------------------------------
-    def _particles(self):
+    def particles(self):
+        """The input particles."""
         return InputParticles(self.inputParticles.get())
 
-    def _plan(self):
+    def plan(self):
         """The request of the form, for the input particles."""
-        particles = self._particles()
+        particles = self.particles()
         radius = self.backRadius.get()
         return DownsamplePlan(
             box_in=particles.dimensions()[0],
@@ -173,13 +188,13 @@ class ProtDownsampleParticles(EMProtocol):
             float16=self.saveFloat16.get(),
         )
 
-    def _alignment(self):
+    def alignment(self):
         """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
         convention = READINGS_2D[self.alignment2DConvention.get()]
         for source, pointer in ((Connected3D, self.alignments3D), (Connected2D, self.alignments2D)):
             if pointer.hasValue():
                 return source(InputParticles(pointer.get()), convention)
-        return OwnAlignment(self._particles(), convention)
+        return OwnAlignment(self.particles(), convention)
 
 
 def _threadProblems(threads):

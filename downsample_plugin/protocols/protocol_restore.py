@@ -89,7 +89,7 @@ class ProtRestoreFullSize(EMProtocol):
         """Find the full-size particle of each input particle and write it with the new alignment."""
         with toldToTheUser():
             way = self._wayBack().load()
-            alignment = self._alignment()
+            alignment = self.alignment()
             leftOut = LeftOut(self._getExtraPath())
             ids, shifts = self._findAll(way, alignment, leftOut)
             output = way.fullSize.newOutput(self._getPath())
@@ -108,7 +108,7 @@ class ProtRestoreFullSize(EMProtocol):
     def _findAll(self, way, alignment, leftOut):
         """For each input particle the id of its full-size particle, and the shift applied on the way (Å)."""
         ids, shifts = [], []
-        for item in self._particles().items():
+        for item in self.particles().items():
             try:
                 origin = way.find(item)
                 if alignment.kind != ALIGN_NONE:
@@ -127,9 +127,9 @@ class ProtRestoreFullSize(EMProtocol):
         """Append the full-size particles, with what the input particles have to say."""
         originals, apix = fullSize.byId(), fullSize.apix
         originals.load()
-        scale = apix / self._particles().apix
+        scale = apix / self.particles().apix
         isExpanded = _hasDuplicates(ids)
-        for item, fullId, shift in zip(self._particles().items(), ids.tolist(), shifts):
+        for item, fullId, shift in zip(self.particles().items(), ids.tolist(), shifts):
             if fullId == NOT_FOUND:
                 continue
             particle = originals[fullId]
@@ -150,19 +150,19 @@ class ProtRestoreFullSize(EMProtocol):
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
-        if not self._particles().exists or not self.downsampled.hasValue():
+        if not self.particles().exists or not self.downsampled.hasValue():
             return []  # pyworkflow says so
         if self.downsampled.get() is None:
             return ["Downsampled particles: the set is not there yet, expected a finished output; run it first."]
         problems = emptyProblems(self)
-        for label, particles in (("Input particles", self._particles()), ("Downsampled particles", self._small())):
+        for label, particles in (("Input particles", self.particles()), ("Downsampled particles", self._small())):
             if particles.first() is None:
                 problems.append(f"{label}: the set is empty, expected one particle or more; connect another set.")
             elif not particles.apix:
                 problems.append(f"{label}: the set has no sampling rate, expected its pixel size; set it first.")
         if problems:
             return problems
-        if self._alignment().kind == ALIGN_3D:
+        if self.alignment().kind == ALIGN_3D:
             problems.append(
                 "Input particles: they carry alignment '3D', which is for volumes, expected 2D or projection "
                 "alignment, or none; connect particles."
@@ -175,7 +175,7 @@ class ProtRestoreFullSize(EMProtocol):
         return ["Output particles not ready yet."]
 
     def _describe(self, output, ids, way, alignment, leftOut):
-        full, small = way.fullSize.apix, self._particles().apix
+        full, small = way.fullSize.apix, self.particles().apix
         yield f"{output.getSize()} particles at full size: pixel size {small:.5g} → {full:.5g} Å/px"
         through = " and ".join(f"'{run.getRunName()}'" for run in way.runs) or "the recorded shifts"
         yield f"Found by their {'images' if way.byImages else 'ids'}, through {through}"
@@ -188,18 +188,20 @@ class ProtRestoreFullSize(EMProtocol):
         yield from leftOut.describe("that cannot be found")
 
     # --------------------------- from the form --------------------------------------
-    def _particles(self):
+    def particles(self):
+        """The input particles."""
         return InputParticles(self.inputParticles.get())
 
     def _small(self):
         return InputParticles(self.downsampled.get())
 
-    def _alignment(self):
-        return OwnAlignment(self._particles(), READINGS_2D[self.alignment2DConvention.get()])
+    def alignment(self):
+        """The alignment of the input particles."""
+        return OwnAlignment(self.particles(), READINGS_2D[self.alignment2DConvention.get()])
 
     def _wayBack(self):
         full = InputParticles(self.fullSizeParticles.get())
-        return WayBack(self.getProject(), self._particles(), self._small(), full)
+        return WayBack(self.getProject(), self.particles(), self._small(), full)
 
 
 def _hasDuplicates(ids):

@@ -139,7 +139,7 @@ class ProtShiftParticleCenter(EMProtocol):
     def createOutputStep(self, launched):
         """Write the particles with the alignment to the new centre."""
         with toldToTheUser():
-            particles, point = self._particles(), self.newCenter()
+            particles, point = self.particles(), self.newCenter()
             mover = _Mover(
                 OwnAlignment(particles, None),
                 point / particles.apix,
@@ -168,11 +168,11 @@ class ProtShiftParticleCenter(EMProtocol):
             except DataError as error:
                 raise DataError(f"Volume or mask, {volume.getFileName()}: {error}") from error
         point = np.array([getattr(self, name).get() for name in AXES])
-        return point if self.centerUnit.get() == IN_ANGSTROMS else point * self._particles().apix
+        return point if self.centerUnit.get() == IN_ANGSTROMS else point * self.particles().apix
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
-        particles = self._particles()
+        particles = self.particles()
         if not particles.exists:
             return []  # pyworkflow says so
         problems = emptyProblems(self) or particles.imageProblems("Input particles")
@@ -196,9 +196,9 @@ class ProtShiftParticleCenter(EMProtocol):
         return problems
 
     def _warnings(self):
-        if not self._particles().exists or self._validate():
+        if not self.particles().exists or self._validate():
             return []
-        half = self._particles().dimensions()[0] * self._particles().apix / 2
+        half = self.particles().dimensions()[0] * self.particles().apix / 2
         try:
             distance = np.linalg.norm(self.newCenter())
         except DataError as error:
@@ -225,7 +225,8 @@ class ProtShiftParticleCenter(EMProtocol):
         yield from mover.leftOut.describe("(no usable alignment, or the point outside the box)")
 
     # --------------------------- from the form --------------------------------------
-    def _particles(self):
+    def particles(self):
+        """The input particles."""
         return InputParticles(self.inputParticles.get())
 
 

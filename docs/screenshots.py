@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``xvfb-run -s "-screen 0 1500x1000x24" python docs/screenshots.py FOLDER``: pictures of all windows.
+
+Opens the forms, wizards and viewer on simulated particles, as a user does, presses through them, and writes
+FOLDER/*.png and FOLDER/windows.json: for each window its texts, and what it put into the form.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import tkinter as tk
+import traceback
+from pathlib import Path
+from tkinter import ttk
+
+import mrcfile
+import numpy as np
+from PIL import ImageGrab
+
+from downsample_plugin import demo, headless
+
+SETTLE_MS = 900  # until a window has drawn itself
+BORDER = 6  # px of the frame that a window manager may draw
+RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width
+
+
+class Camera:
+    """Takes pictures of windows and notes their texts."""
+
+    def __init__(self, folder):
+        self.folder, self.notes = folder, {}
+
+    def take(self, name, window):
+        """Picture and texts of a window as it is now."""
+        window.lift()
+        window.update()
+        x, y = window.winfo_rootx(), window.winfo_rooty()
+        box = (x, y, x + window.winfo_width(), y + window.winfo_height())
+        ImageGrab.grab(box, xdisplay=os.environ["DISPLAY"]).save(self.folder / f"{name}.png")
+        self.notes[name] = {"title": window.title(), "texts": [*texts(window)]}
+
+
+def widgets(window):
+    """A window and all that is in it."""
+    yield window
+    for child in window.winfo_children():
+        yield from widgets(child)
+
+
+def texts(window):
+    """What can be read in a window."""
+    for widget in widgets(window):
+        if isinstance(widget, ttk.Treeview):
+            yield from (" | ".join(map(str, widget.item(row)["values"])) for row in widget.get_children())
+        elif isinstance(widget, (tk.Label, tk.Button)) and widget.cget("text"):
+            yield str(widget.cget("text"))
+        elif isinstance(widget, tk.Entry):
+            yield widget.get()
+
+
+def dialog_of(root):
+    """The dialog that is open over a window, at any depth."""
+    from pyworkflow.gui.dialog import Dialog
+
+    return [widget for widget in widgets(root) if isinstance(widget, Dialog)][-1]
+
+
+def press(window, label):
+    """Press a button by its label."""
+    next(w for w in widgets(window) if isinstance(w, tk.Button) and w.cget("text") == label).invoke()
+
+
+def prepare(project):
+    """Protocols on simulated particles: imported with their map, one downsampled."""
+    truth = demo.simulate(Path("simulated"))
+    imported = demo.importSimulated(project)
+    done = demo.downsample(
+        project, imported, {"targetPixelSize": 2.6, "recenter": True, "lowpassResolution": 12.0, "cropSize": 112}
+    )
+    return imported, done, import_map(project, truth[0][1])
+
+
+def import_map(project, phantom):
+    """The simulated particle itself, as a map."""
+    from pwem.protocols import ProtImportVolumes
+
+    with mrcfile.new("simulated/map.mrc", overwrite=True) as file:
+        file.set_data(phantom.volume(demo.BOX, demo.APIX).astype(np.float32))
+        file.set_volume()
+    protocol = project.newProtocol(
+        ProtImportVolumes, filesPath="simulated", filesPattern="map.mrc", samplingRate=demo.APIX
+    )
+    return headless.run(project, protocol)
+
+
+def forms(project, imported, done, volume):
+    """The three forms, filled in."""
+    from downsample_plugin.protocols import ProtDownsampleParticles, ProtRestoreFullSize, ProtShiftParticleCenter
+
+    small = project.newProtocol(
+        ProtDownsampleParticles, targetPixelSize=3.0, recenter=True, lowpassResolution=12.0, doNormalize=True
+    )
+    connect(small, inputParticles=(imported, "outputParticles"))
+    restore = project.newProtocol(ProtRestoreFullSize)
+    connect(restore, inputParticles=(done, "outputParticles"), downsampled=(done, "outputParticles"))
+    center = project.newProtocol(ProtShiftParticleCenter, xCenter=20.0, yCenter=-10.0, zCenter=0.0)
+    connect(center, inputParticles=(imported, "outputParticles"), inputVolume=(volume, "outputVolume"))
+    return {"downsample": small, "restore": restore, "center": center}
+
+
+def connect(protocol, **inputs):
+    """Connect inputs: (protocol, output)."""
+    for name, (source, output) in inputs.items():
+        getattr(protocol, name).set(source)
+        getattr(protocol, name).setExtended(output)
+
+
+def photograph_form(camera, master, name, protocol, wizards):
+    """Open a form, take a picture of each of its tabs, press its wizards."""
+    from pyworkflow.gui.form import FormWindow
+
+    form = FormWindow(protocol.getClassName(), protocol, lambda *_: None, master)
+    form.adjustSize()
+
+    def look():
+        (tabs,) = [w for w in widgets(form.root) if isinstance(w, ttk.Notebook)] or [None]
+        for number, tab in enumerate(tabs.tabs() if tabs else [None]):
+            if tabs:
+                tabs.select(tab)
+            camera.take(f"form_{name}" + (f"_{number + 1}" if number else ""), form.root)
+        for parameter, act in wizards.items():
+            photograph_wizard(camera, form, name, parameter, act)
+        form.root.quit()
+
+    form.root.after(SETTLE_MS, guarded(look))
+    form.show(center=True)
+    form.root.destroy()
+
+
+def photograph_wizard(camera, form, name, parameter, act):
+    """Press the wizard of a parameter, act in its window, take its picture, accept it."""
+
+    def look():
+        dialog = dialog_of(form.root)
+        act(dialog)
+        camera.take(f"wizard_{parameter}", dialog)
+        press(dialog, "Select" if hasattr(dialog, "table") else "OK")
+
+    form.root.after(SETTLE_MS, guarded(look))
+    form.wizards[parameter]().show(form)
+    camera.notes[f"wizard_{parameter}"]["form"] = {
+        name: str(getattr(form.protocol, name).get()) for name in form.wizards if hasattr(form.protocol, name)
+    }
+
+
+def photograph_viewer(camera, master, protocol):
+    """The viewer's form, and the windows that it opens."""
+    from matplotlib import pyplot
+    from pwem import Domain
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    viewerClass = Domain.findViewers(protocol, DESKTOP_TKINTER)[0]
+    viewer = viewerClass(project=protocol.getProject(), protocol=protocol, parent=master)
+
+    def look():
+        (form,) = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
+        camera.take("viewer", form)
+        for name in ("showPicture", "showSpectra", "showShifts"):
+            (view,) = viewer._getVisualizeDict()[name](name)
+            view.show(block=False)
+            window = pyplot.get_current_fig_manager().window
+            master.root.after(SETTLE_MS, guarded(lambda n=name, w=window: (camera.take(f"viewer_{n}", w), w.quit())))
+            window.mainloop()
+            pyplot.close()
+        form.quit()
+
+    master.root.after(SETTLE_MS, guarded(look))
+    viewer.visualize(protocol, windows=master)
+
+
+def guarded(act):
+    """What goes wrong inside Tk's loop ends the script."""
+
+    def run():
+        try:
+            act()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    return run
+
+
+def choose_box(dialog, box):
+    """Choose the row of a box; of None, leave the one that is chosen."""
+    for row in dialog.table.get_children():
+        if box in dialog.table.item(row)["values"][:1]:
+            dialog.table.selection_set(row)
+            dialog.table.see(row)
+
+
+def click_sections(dialog):
+    """Click into the first section of the center picker, then into the second."""
+    from matplotlib.backend_bases import MouseButton, MouseEvent
+
+    dialog.canvas.draw()
+    for axis, part in ((dialog.axes[0], RIGHT), (dialog.axes[1], LEFT)):
+        x, y = axis.transData.transform((part * axis.get_xlim()[1], part * axis.get_ylim()[1]))
+        dialog.canvas.callbacks.process(
+            "button_press_event", MouseEvent("button_press_event", dialog.canvas, x, y, MouseButton.LEFT)
+        )
+    dialog.update()
+
+
+def main(folder):
+    """Take all pictures."""
+    camera = Camera(Path(folder).resolve())
+    camera.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place:
+        headless.prepare(place)
+        project = headless.createProject("screenshots")
+        imported, done, volume = prepare(project)
+        shutil.copy(done.picturePath(), camera.folder / "result.png")
+        from pyworkflow.gui.project import ProjectWindow
+
+        master = ProjectWindow(project.getPath())
+        protocols = forms(project, imported, done, volume)
+        slide = {"lowpassResolution": 15.0, "highpassResolution": 150.0, "backRadius": 20}
+        choose = {"targetPixelSize": None, "cropSize": 112, "fourierCropSize": 56}
+        wizards = {name: lambda dialog, box=box: choose_box(dialog, box) for name, box in choose.items()}
+        for name, value in slide.items():
+            wizards[name] = lambda dialog, value=value: (dialog.slider.set(value), dialog.draw(), dialog.canvas.draw())
+        photograph_form(camera, master, "downsample", protocols["downsample"], wizards)
+        photograph_form(camera, master, "restore", protocols["restore"], {})
+        photograph_form(camera, master, "center", protocols["center"], {"xCenter": click_sections})
+        photograph_viewer(camera, master, done)
+        (camera.folder / "windows.json").write_text(json.dumps(camera.notes, indent=1, ensure_ascii=False))
+        os._exit(0)  # Scipion's window has threads of its own
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wizards beside the parameters of the forms: each shows what a value means before it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from pwem.wizards import EmWizard
+from pyworkflow.gui.dialog import showError
+
+from ..choices import crop_choices, fourier_crop_choices, pixel_size_choices
+from ..core.downsampler import downsample_images
+from ..core.plan import DownsamplePlan, Recenter
+from ..errors import DataError, DownsampleError
+from ..protocols import ProtDownsampleParticles, ProtShiftParticleCenter
+from ..protocols.alignments import particleRows
+from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
+from ..readers import ImageReader
+from ..volumes import read_volume
+from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
+
+COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
+EMPTY = ""  # in a form: one of two parameters that exclude each other gives way
+USUAL_LOWPASS, USUAL_HIGHPASS = 20.0, 400.0  # Å, where they begin if no value is given
+
+
+class _Wizard(EmWizard):
+    """Shows a window for the form's values and puts what is chosen there into the form."""
+
+    def show(self, form, *params):
+        """Scipion's hook: the wizard's button was pressed."""
+        with _shown(form):
+            value = self.ask(form.root, form.protocol)
+            if value is not None:
+                for name, each in value.items():
+                    form.setVar(name, each)
+
+
+@contextlib.contextmanager
+def _shown(form):
+    """Errors are shown in a window."""
+    try:
+        yield
+    except DownsampleError as error:
+        showError("Wizard", str(error), form.root)
+
+
+def _particlesOf(protocol):
+    """The input particles; DataError if the wizard cannot work with them."""
+    particles = protocol.particles()
+    if not particles.exists:
+        raise DataError("Input particles: none are given, expected a set to show its values; choose them first.")
+    problems = particles.imageProblems("Input particles")
+    if not problems and not particles.apix:
+        problems = ["Input particles: the set has no sampling rate, expected its pixel size; set it first."]
+    if problems:
+        raise DataError("\n".join(problems))
+    return particles
+
+
+def _boxPlanOf(protocol, **cleared):
+    """The form's plan for its boxes and pixel sizes alone, with some values taken out that stand in the way."""
+    _particlesOf(protocol)
+    plan = protocol.plan()
+    return DownsamplePlan(
+        plan.box_in,
+        plan.apix_in,
+        **{
+            "crop_size": plan.crop_size,
+            "target_pixel_size": plan.target_pixel_size,
+            "fourier_crop_size": plan.fourier_crop_size,
+            **cleared,
+        },
+    )
+
+
+def _previewOf(protocol, **cleared):
+    """(plan, function): a plan with some values taken out, and what gives the first particle's image for a plan."""
+    particles = _particlesOf(protocol)
+    plan = dataclasses.replace(protocol.plan(), normalize=False, float16=False, **cleared)
+    recentering = plan.recenter is not Recenter.NONE
+    alignment = protocol.alignment()
+    problems = alignment.problems(recentering)
+    row = None if problems else next(particleRows(particles, alignment.load(plan.apix_in), plan, []), None)
+    if row is None:
+        raise DataError("\n".join(problems) or "Input particles: none has an alignment that can be used.")
+    with ImageReader() as reader:
+        stack = reader.open(row.image_file)
+        image = stack.read(stack.number_of(row.image_index))
+    # "exact" without a shift does nothing, and keeps a plan that does nothing else from being refused
+    shift = (row.shift_x, row.shift_y) if recentering else (0.0, 0.0)
+    recenter = plan.recenter if recentering else Recenter.EXACT
+
+    def downsampled(asked):
+        return downsample_images(image[None], dataclasses.replace(asked, recenter=recenter), [shift])[0][0]
+
+    return plan, downsampled
+
+
+class DownsampleCropSizeWizard(_Wizard):
+    """Boxes to crop or pad to."""
+
+    _targets = [(ProtDownsampleParticles, ["cropSize"])]
+
+    def ask(self, root, protocol):
+        """The chosen value for the form, or None."""
+        plan = _boxPlanOf(protocol)
+        message = (
+            f"The particles have a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes that "
+            "transform fast, and what comes out with the other values of the form:"
+        )
+        value = ChoiceDialog(root, "Crop / pad to box size", crop_choices(plan), message).value
+        return None if value is None else {"cropSize": value}
+
+
+class DownsampleFourierCropSizeWizard(_Wizard):
+    """Boxes of the output."""
+
+    _targets = [(ProtDownsampleParticles, ["fourierCropSize"])]
+
+    def ask(self, root, protocol):
+        """The chosen value for the form, or None."""
+        plan = _boxPlanOf(protocol, target_pixel_size=None)
+        message = (
+            f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
+            "Boxes that transform fast, and what comes out:"
+        )
+        value = ChoiceDialog(root, "Fourier crop to box size", fourier_crop_choices(plan), message).value
+        return None if value is None else {"fourierCropSize": value, "targetPixelSize": EMPTY}
+
+
+class DownsampleTargetPixelSizeWizard(_Wizard):
+    """Pixel sizes that can really come out."""
+
+    _targets = [(ProtDownsampleParticles, ["targetPixelSize"])]
+
+    def ask(self, root, protocol):
+        """The chosen value for the form, or None."""
+        plan = _boxPlanOf(protocol, fourier_crop_size=None)
+        wanted = plan.target_pixel_size
+        message = (
+            f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
+            + (f"{wanted:.5g} Å/px gives {plan.apix_out:.5g} Å/px, the row that is chosen. " if wanted else "")
+            + "All pixel sizes that even boxes give:"
+        )
+        value = ChoiceDialog(root, "Pixel size", pixel_size_choices(plan), message).value
+        return None if value is None else {"targetPixelSize": value, "fourierCropSize": EMPTY}
+
+
+class DownsampleLowpassWizard(_Wizard):
+    """A particle as it comes out, with the filter moved by a slider."""
+
+    _targets = [(ProtDownsampleParticles, ["lowpassResolution"])]
+    name, field, title = "lowpassResolution", "lowpass_resolution", "Lowpass filter"
+    usual, coarsest = USUAL_LOWPASS, COARSEST_LOWPASS
+
+    def ask(self, root, protocol):
+        """The chosen value for the form, or None."""
+        plan, downsampled = _previewOf(protocol, **{self.field: None})
+
+        def filtered(resolution):
+            return downsampled(dataclasses.replace(plan, **{self.field: resolution}))
+
+        wanted = getattr(protocol, self.name).get() or self.usual
+        value = FilterDialog(root, self.title, filtered, plan.apix_out, wanted, self.coarsest).value
+        return None if value is None else {self.name: value}
+
+
+class DownsampleHighpassWizard(DownsampleLowpassWizard):
+    """The same for the high-pass filter."""
+
+    _targets = [(ProtDownsampleParticles, ["highpassResolution"])]
+    name, field, title = "highpassResolution", "highpass_resolution", "Highpass filter"
+    usual, coarsest = USUAL_HIGHPASS, COARSEST_HIGHPASS
+
+
+class DownsampleBackgroundRadiusWizard(_Wizard):
+    """A circle on a particle as it comes out."""
+
+    _targets = [(ProtDownsampleParticles, ["backRadius"])]
+
+    def ask(self, root, protocol):
+        """The chosen value for the form, or None."""
+        plan, downsampled = _previewOf(protocol)
+        image = downsampled(plan)
+        radius = RadiusDialog(root, image, plan.apix_out, int(protocol.plan().background_radius_px)).value
+        return None if radius is None else {"backRadius": radius}
+
+
+class ParticleCenterWizard(_Wizard):
+    """A point of a volume."""
+
+    _targets = [(ProtShiftParticleCenter, list(AXES))]
+
+    def ask(self, root, protocol):
+        """The chosen values for the form, or None."""
+        volume = protocol.inputVolume.get()
+        if volume is None or not volume.getSamplingRate():
+            raise DataError(
+                "Volume or mask: none with a sampling rate is given, expected the map that the particles were aligned "
+                "to, to pick a point on; choose it first."
+            )
+        try:
+            voxels = read_volume(volume.getFileName(), volume.getIndex())
+        except DataError as error:
+            raise DataError(f"Volume or mask, {volume.getFileName()}: {error}") from error
+        unit = 1.0 if protocol.centerUnit.get() == IN_ANGSTROMS else _particlesOf(protocol).apix
+        present = [(getattr(protocol, name).get() or 0.0) * unit for name in AXES]
+        point = CenterDialog(root, voxels, volume.getSamplingRate(), present).value
+        return None if point is None else {name: round(value / unit, 2) for name, value in zip(AXES, point)}
+
+
+__all__ = [
+    "DownsampleBackgroundRadiusWizard",
+    "DownsampleCropSizeWizard",
+    "DownsampleFourierCropSizeWizard",
+    "DownsampleHighpassWizard",
+    "DownsampleLowpassWizard",
+    "DownsampleTargetPixelSizeWizard",
+    "ParticleCenterWizard",
+]
