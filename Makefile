@@ -15,7 +15,7 @@ demo: $(READY)
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
 
 test: $(READY) lint
-	@tests/install_cluster_tools.sh
+	@tests/install_tools.sh
 	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest
 
 fuzz: $(READY)

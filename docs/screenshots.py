@@ -54,6 +54,8 @@ def widgets(window):
 def texts(window):
     """What can be read in a window."""
     for widget in widgets(window):
+        if not widget.winfo_ismapped():
+            continue
         if isinstance(widget, ttk.Treeview):
             yield from (" | ".join(map(str, widget.item(row)["values"])) for row in widget.get_children())
         elif isinstance(widget, (tk.Label, tk.Button)) and widget.cget("text"):

@@ -10,13 +10,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .core.filters import plan_gain
+from .core.filters import spectrum_gain
 from .core.geometry import origin
 from .core.plan import Recenter
 from .sample import SHOWN, Sample, for_the_eye
 
 CONTRAST_PERCENTILES = (1, 99)
 PICTURE_INCHES = (15.0, 7.4)
+# Where the parts stand in the picture, as (left, bottom, width, height) in parts of it
+PARTICLES_PLACE, SPECTRA_PLACE, SHIFTS_PLACE = (
+    (0.01, 0.01, 0.6, 0.93),
+    (0.67, 0.56, 0.28, 0.36),
+    (0.67, 0.08, 0.28, 0.36),
+)
+PITCH_ACROSS, PITCH_DOWN = 1.05, 1.2  # from one particle to the next, in widths of the wider box
 EYE_RESOLUTION = 20.0  # Å; particles show at it, most of the noise does not
 EYE_OVER_NYQUIST = 2.5  # unless the images are so coarse that it must be coarser than their Nyquist limit
 BEFORE, AFTER, FILTER = "tab:blue", "tab:orange", "tab:green"
@@ -25,49 +32,48 @@ BAR_COLOR = "gold"
 
 def draw_result(path: str, sample: Sample) -> None:
     """Write the result picture, a PNG."""
-    figure = Figure(figsize=PICTURE_INCHES, dpi=110, layout="constrained")
+    figure = Figure(figsize=PICTURE_INCHES, dpi=110)
     FigureCanvasAgg(figure)
     figure.suptitle(sample.plan.summary(), fontsize=11)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1.0))
-    draw_particles(left, sample)
-    spectra, shifts = right.subplots(2, 1)
-    draw_spectra(spectra, sample)
-    draw_shifts(shifts, sample)
+    draw_particles(figure.add_axes(PARTICLES_PLACE), sample)
+    draw_spectra(figure.add_axes(SPECTRA_PLACE), sample)
+    draw_shifts(figure.add_axes(SHIFTS_PLACE), sample)
     figure.savefig(path)
 
 
-def draw_particles(figure: Any, sample: Sample) -> None:
-    """Particles before and after, each as it is and as it looks without noise, all at one physical scale.
+def draw_particles(axis: Any, sample: Sample) -> None:
+    """Particles before and after, each as it is and as it looks without noise, in one drawing whose unit is 1 Å.
 
     Each image has the contrast of its own percentiles. A box that was cropped shows smaller.
     """
     plan = sample.plan
     eye = max(EYE_RESOLUTION, EYE_OVER_NYQUIST * plan.nyquist_resolution)
     widest = max(plan.box_in * plan.apix_in, plan.box_out * plan.apix_out)
-    axes = figure.subplots(4, max(len(sample.before), SHOWN), squeeze=False)
+    bar = round_length(widest / 3)
+    across, down = widest * PITCH_ACROSS, widest * PITCH_DOWN
     rows = (
-        (sample.before, plan.apix_in, False, "before"),
-        (sample.after, plan.apix_out, False, "after"),
+        (sample.before, plan.apix_in, False, f"before: {plan.box_in} px, {plan.apix_in:.4g} Å/px; bar {bar:g} Å"),
+        (sample.after, plan.apix_out, False, f"after: {plan.box_out} px, {plan.apix_out:.4g} Å/px; bar {bar:g} Å"),
         (sample.before, plan.apix_in, True, f"before, at {eye:.0f} Å for the eye"),
         (sample.after, plan.apix_out, True, f"after, at {eye:.0f} Å for the eye"),
     )
-    for row, (images, apix, smooth, title) in zip(axes, rows):
-        for axis in row:
-            axis.set(xlim=(-widest / 2, widest / 2), ylim=(-widest / 2, widest / 2), aspect="equal")
-            axis.axis("off")
-        for axis, image in zip(row, images):
-            draw_image(axis, for_the_eye(image, apix, eye) if smooth else image, apix)
+    for row, (images, apix, smooth, title) in enumerate(rows):
+        axis.text(-widest / 2, widest * 0.52 - row * down, title, fontsize=9, verticalalignment="bottom")
+        for column, image in enumerate(images):
+            draw_image(axis, for_the_eye(image, apix, eye) if smooth else image, apix, (column * across, -row * down))
         if images:
-            bar = round_length(widest / 3)
-            draw_scale_bar(row[0], bar, edges(len(images[0]), apix)[0])
-            box = f"{len(images[0])} px, {apix:.4g} Å/px; bar {bar:g} Å"
-            row[0].set_title(f"{title}: {box}" if not smooth else title, loc="left", fontsize=9)
+            edge = edges(len(images[0]), apix)[0]
+            draw_scale_bar(axis, bar, (edge, edge - row * down))
+    axis.set(xlim=(-widest / 2, (SHOWN - 1) * across + widest / 2), ylim=(-3 * down - widest / 2, widest * 0.65))
+    axis.set(aspect="equal", anchor="W")
+    axis.axis("off")
 
 
-def draw_image(axis: Any, image: NDArray[np.generic], apix: float) -> None:
-    """An image (rows are y, the first row lowest) with its origin at 0, in Å."""
+def draw_image(axis: Any, image: NDArray[np.generic], apix: float, at: tuple[float, float] = (0.0, 0.0)) -> None:
+    """An image (rows are y, the first row lowest) with its origin at a point, in Å."""
     low, high = contrast_limits(image)
-    extent = (*edges(len(image), apix), *edges(len(image), apix))
+    begin, end = edges(len(image), apix)
+    extent = (at[0] + begin, at[0] + end, at[1] + begin, at[1] + end)
     axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=extent, origin="lower", interpolation="nearest")
 
 
@@ -76,9 +82,9 @@ def edges(box: int, apix: float) -> tuple[float, float]:
     return (-0.5 - origin(box)) * apix, (box - 0.5 - origin(box)) * apix
 
 
-def draw_scale_bar(axis: Any, length: float, edge: float) -> None:
-    """A bar of so many Å in the lower left corner of an image that begins at `edge`."""
-    start, y = edge + 0.15 * length, edge + 0.2 * length
+def draw_scale_bar(axis: Any, length: float, corner: tuple[float, float]) -> None:
+    """A bar of so many Å in the lower left corner of an image."""
+    start, y = corner[0] + 0.15 * length, corner[1] + 0.2 * length
     axis.plot([start, start + length], [y, y], color=BAR_COLOR, linewidth=3, solid_capstyle="butt")
 
 
@@ -98,8 +104,8 @@ def draw_spectra(axis: Any, sample: Sample) -> None:
     lines, labels = axis.get_legend_handles_labels()
     if plan.filtered:
         gains = axis.twinx()
-        frequency = np.linspace(0, ends[1], 400)
-        lines += gains.plot(frequency, plan_gain(plan, frequency), color=FILTER, linestyle="--")
+        gain = after.through(spectrum_gain(plan))
+        lines += gains.plot(after.frequency, gain, color=FILTER, linestyle="--")
         labels.append("gain of the filter")
         gains.set(ylim=(0, 1.05), ylabel="gain")
     axis.legend(lines, labels, fontsize=8, loc="upper right")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All windows open on a screen, show what they should, and put what is chosen into the form."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from downsample_plugin import demo
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory):
+    """For each window its title and texts, and where the pictures are."""
+    folder = tmp_path_factory.mktemp("windows")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCIPION")}
+    environment["PATH"] = f"{environment['PATH']}:/usr/bin"
+    done = subprocess.run(
+        ["xvfb-run", "-a", "-s", "-screen 0 1500x1000x24", sys.executable, ROOT / "docs" / "screenshots.py", folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return folder, json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+
+
+def test_there_is_a_picture_of_each(windows):
+    folder, notes = windows
+    for name in notes:
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 150, name
+            assert len(picture.convert("L").getcolors()) > 20, f"{name} is blank"
+
+
+@pytest.mark.parametrize(
+    "form, texts",
+    [
+        (
+            "form_downsample",
+            ["  downsample_plugin - downsample particles", "Input particles", "Alignments 3D", "Execute"],
+        ),
+        ("form_downsample_2", ["Desired approx. pixel size (Å/px)", "3.0", "Background radius (px)"]),
+        ("form_restore", ["  downsample_plugin - restore full-size particles", "Downsampled particles"]),
+        ("form_center", ["  downsample_plugin - move particle center", "Volume or mask", "20.0", "-10.0"]),
+        ("viewer", ["  downsample_plugin - result of downsampling", "Result picture", "Power spectra", "Shifts"]),
+    ],
+)
+def test_forms(windows, form, texts):
+    shown = windows[1][form]["texts"]
+    for text in texts:
+        assert any(text == each for each in shown), (text, shown)
+
+
+def test_conditions_hide_what_does_not_apply(windows):
+    assert "Density threshold" not in windows[1]["form_center"]["texts"]
+    assert "Filter order" not in windows[1]["form_downsample_2"]["texts"]
+
+
+def test_pixel_size_wizard(windows):
+    note = windows[1]["wizard_targetPixelSize"]
+    assert "3 Å/px gives 2.9943 Å/px" in note["texts"][0]
+    assert "56 | 2.9943 | 5.989 | fast" in note["texts"]
+    assert float(note["form"]["targetPixelSize"]) == pytest.approx(demo.APIX * 128 / 56, rel=1e-15)
+
+
+def test_box_wizards(windows):
+    crop, fourier = windows[1]["wizard_cropSize"], windows[1]["wizard_fourierCropSize"]
+    assert "128 px, 168 Å wide" in crop["texts"][0]
+    assert crop["form"]["cropSize"] == "112"
+    assert "56 | 2.62 | 5.24 | fast" in fourier["texts"]
+    assert fourier["form"]["fourierCropSize"] == "56"
+    assert fourier["form"]["targetPixelSize"] == "None"  # the two exclude each other
+
+
+def test_filter_and_radius_wizards(windows):
+    lowpass, radius = windows[1]["wizard_lowpassResolution"], windows[1]["wizard_backRadius"]
+    assert "Nyquist limit of the output: 5.24 Å" in lowpass["texts"]
+    assert lowpass["form"]["lowpassResolution"] == "15.0"
+    assert windows[1]["wizard_highpassResolution"]["form"]["highpassResolution"] == "150.0"
+    assert any("radius 20 px = 52 Å of a box of 56 px" in text for text in radius["texts"])
+    assert radius["form"]["backRadius"] == "20"
+
+
+def test_center_picker(windows):
+    """Clicks into two sections set all three coordinates; the first sets x and y, the second x again and z."""
+    note = windows[1]["wizard_xCenter"]
+    half = (demo.BOX / 2 - 0.5) * demo.APIX  # Å from the origin to the edge of the map
+    x, y, z = (float(note["form"][name]) for name in ("xCenter", "yCenter", "zCenter"))
+    assert (x, y, z) == pytest.approx((-0.2 * half, 0.35 * half, -0.2 * half), abs=0.5)
+    assert f"New center: x = {x:.1f}, y = {y:.1f}, z = {z:.1f} Å from the origin" in note["texts"]
+
+
+def test_viewer_windows(windows):
+    titles = {name: note["title"] for name, note in windows[1].items() if name.startswith("viewer_")}
+    assert titles == {
+        "viewer_showPicture": "Downsampled particles",
+        "viewer_showSpectra": "Power spectra",
+        "viewer_showShifts": "Shifts",
+    }
+
+
+def test_particles_are_shown_without_java(project):
+    """The particles open in Scipion's own viewer, by Python alone."""
+    import numpy as np
+    from pwem import Domain
+    from pwem.viewers.mdviewer.viewer import MDView
+    from pyworkflow.viewer import DESKTOP_TKINTER
+
+    from .scipion_sets import downsample, particle, particle_set, write_stack
+
+    stack = write_stack("some.mrcs", np.random.default_rng(0).normal(size=(3, 32, 32)))
+    given = particle_set(project, [particle(i, (i, stack)) for i in (1, 2, 3)], 1.5)
+    run = downsample(project, given, fourierCropSize=16)
+    viewer_class = Domain.findViewers(run, DESKTOP_TKINTER)[0]
+    assert viewer_class.__module__ == "downsample_plugin.viewers"
+    viewer = viewer_class(project=project, protocol=run)
+    viewer.setProtocol(run)
+    (view,) = viewer._getVisualizeDict()["showParticles"]("showParticles")
+    assert isinstance(view, MDView)
