@@ -41,7 +41,7 @@ setup(
         ]
     },
     packages=find_packages(include=["downsample_plugin", "downsample_plugin.*"], exclude=["*.tests", "*.tests.*"]),
-    package_data={"downsample_plugin": ["protocols.conf", "*.png"]},
+    package_data={"downsample_plugin": ["protocols.conf", "*.png", "templates/*.json.template"]},
     entry_points={
         "pyworkflow.plugin": ["downsample_plugin = downsample_plugin"],
         "console_scripts": ["downsample-particles = downsample_plugin.__main__:main"],

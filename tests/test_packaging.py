@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Installed in any of the four ways, Scipion's domain lists the protocol, and its tree shows it."""
+"""Installed in any of the four ways, Scipion's domain lists protocols, viewer, wizards and templates."""
 
 import os
 import shutil
@@ -13,16 +13,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHIPPED = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGES.md", "MANIFEST.in", "protocols.conf", "tests"]
 
-LISTS_THE_PROTOCOL = """
+LISTS_ALL = """
 import sys, tempfile
 from pathlib import Path
 import downsample_plugin
 from downsample_plugin import headless
 headless.prepare(tempfile.mkdtemp())
 from pwem import Domain
-protocol = Domain.getProtocols()["ProtDownsampleParticles"]
 folder = Path(downsample_plugin.__file__).parent
-assert protocol._plugin.getPath() == str(folder), protocol._plugin.getPath()
+for name in ("ProtDownsampleParticles", "ProtRestoreFullSize", "ProtShiftParticleCenter"):
+    protocol = Domain.getProtocols()[name]
+    assert protocol._plugin.getPath() == str(folder), protocol._plugin.getPath()
+assert "DownsampleViewer" in Domain.getViewers()
+assert {"DownsampleCropSizeWizard", "ParticleCenterWizard"} <= set(Domain.getWizards())
+templates = [template.name for template in protocol._plugin.getTemplates()]
+assert sorted(templates) == ["downsample_and_back", "sub_particles"], templates
 assert (folder / "protocols.conf").is_file()
 assert (folder / downsample_plugin._logo).is_file()
 assert not (folder / "tests").exists() or (folder / "tests").is_symlink()
@@ -57,14 +62,14 @@ def archives(source):
 
 
 @pytest.mark.parametrize("way", ["folder", "editable", "wheel", "sdist"])
-def test_the_domain_lists_the_protocol(tmp_path, source, archives, way):
+def test_the_domain_lists_all(tmp_path, source, archives, way):
     target = {"folder": [str(source)], "editable": ["--editable", str(source)]}.get(way) or [str(archives[way])]
     python = _environment(tmp_path / "env")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, *target], check=True, capture_output=True, timeout=300)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SCIPION", "PYTHON", "COV"))}
     done = subprocess.run(
-        [str(python), "-c", LISTS_THE_PROTOCOL],
+        [str(python), "-c", LISTS_ALL],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
