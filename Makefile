@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
 # make test   set up, then lint, types and all tests
+# make screenshots   the pictures of the README, from real windows
 # make fuzz   random input of every sort, a hundred times as much as the tests try
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 export PARTICLES APIX
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test fuzz screenshots lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
@@ -21,6 +22,10 @@ test: $(READY) lint
 fuzz: $(READY)
 	FUZZ_EXAMPLES=15000 $(BIN)/python -m pytest --no-cov tests/test_fuzz.py
 
+screenshots: $(READY)
+	xvfb-run -a -s "-screen 0 1500x1000x24" $(BIN)/python docs/screenshots.py screenshots
+	cp screenshots/result.png screenshots/form_and_wizard.png screenshots/wizard_xCenter.png docs/images
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,7 +36,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist demo_project *.egg-info
+	rm -rf $(VENV) screenshots build dist demo_project *.egg-info
 
 $(READY): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' \

@@ -19,12 +19,12 @@ from tkinter import ttk
 
 import mrcfile
 import numpy as np
-from PIL import ImageGrab
+from PIL import Image, ImageGrab
 
 from downsample_plugin import demo, headless
 
 SETTLE_MS = 900  # until a window has drawn itself
-BORDER = 6  # px of the frame that a window manager may draw
+GAP = 12  # px between two pictures side by side
 RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width
 
 
@@ -218,6 +218,15 @@ def click_sections(dialog):
     dialog.update()
 
 
+def side_by_side(folder, left, right, name):
+    """Two pictures in one."""
+    pictures = [Image.open(folder / f"{each}.png") for each in (left, right)]
+    both = Image.new("RGB", (sum(p.width for p in pictures) + GAP, max(p.height for p in pictures)), "white")
+    both.paste(pictures[0], (0, 0))
+    both.paste(pictures[1], (pictures[0].width + GAP, (both.height - pictures[1].height) // 2))
+    both.save(folder / f"{name}.png")
+
+
 def main(folder):
     """Take all pictures."""
     camera = Camera(Path(folder).resolve())
@@ -240,6 +249,7 @@ def main(folder):
         photograph_form(camera, master, "restore", protocols["restore"], {})
         photograph_form(camera, master, "center", protocols["center"], {"xCenter": click_sections})
         photograph_viewer(camera, master, done)
+        side_by_side(camera.folder, "form_downsample_2", "wizard_targetPixelSize", "form_and_wizard")
         (camera.folder / "windows.json").write_text(json.dumps(camera.notes, indent=1, ensure_ascii=False))
         os._exit(0)  # Scipion's window has threads of its own
 

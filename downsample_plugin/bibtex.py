@@ -20,6 +20,16 @@
   doi = {10.1109/JPROC.2004.840301}
 }
 
+@article{Ilca2015,
+  title = {Localized reconstruction of subunits from electron cryomicroscopy images of macromolecular complexes},
+  author = {Ilca, S. L. and Kotecha, A. and Sun, X. and Poranen, M. M. and Stuart, D. I. and Huiskonen, J. T.},
+  journal = {Nature Communications},
+  volume = {6},
+  pages = {8843},
+  year = {2015},
+  doi = {10.1038/ncomms9843}
+}
+
 @article{Scheres2012,
   title = {RELION: Implementation of a Bayesian approach to cryo-EM structure determination},
   author = {Scheres, Sjors H. W.},

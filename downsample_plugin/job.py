@@ -393,6 +393,11 @@ class Job:
             os.fsync(file)
             os.close(file)
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """Of all output stacks."""
+        return sum(record["bytes"] for record in map(self._record, self.stacks) if record)
+
     def _images(self, number: int) -> int:
         record = self._record(number)
         return record["images"] if record else 0

@@ -258,6 +258,7 @@ def test_summary_methods_and_citations(project, sets):
     )
     assert protocol.summary() == [
         "3 particles: box 40 → 40 → 20 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å",
+        "Images on disk: 19 kB → 6 kB",
         "Recentred (whole pixels) by the particles' own alignment (2D, rotate then shift: as chosen)",
     ]
     (sentence,) = protocol._methods()

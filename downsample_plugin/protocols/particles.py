@@ -100,6 +100,11 @@ class InputParticles:
                     return _boxOf(path)
             raise
 
+    def bytesPerImage(self):
+        """What the first image takes on disk, more or less: some formats are read as if they took 4 bytes a pixel."""
+        with open_stack(self.first().getFileName()) as stack:
+            return stack.box[0] * stack.box[1] * stack.dtype.itemsize
+
     def imageProblems(self, label):
         """Why the images cannot be worked on, by the first of them, as sentences; empty if they can."""
         first = self.first()

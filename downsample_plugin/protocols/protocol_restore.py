@@ -14,6 +14,7 @@ from pyworkflow.constants import NEW
 from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
+from .. import __version__
 from ..core.alignment import matrix_of_full_size, shift_from_matrix
 from ..errors import DataError
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
@@ -173,6 +174,17 @@ class ProtRestoreFullSize(EMProtocol):
         if hasattr(self, RestoreOutputs.outputParticles.name):
             return self.summaryVar.get().split("\n")
         return ["Output particles not ready yet."]
+
+    def _methods(self):
+        if not hasattr(self, RestoreOutputs.outputParticles.name):
+            return []
+        return [
+            f"The alignment of {self.outputParticles.getSize()} downsampled particles was carried over to their "
+            f"full-size images with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
+        ]
+
+    def _citations(self):
+        return ["delaRosaTrevin2016"]
 
     def _describe(self, output, ids, way, alignment, leftOut):
         full, small = way.fullSize.apix, self.particles().apix

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from pwem.objects import Transform
 from pyworkflow.object import Float
+from pyworkflow.utils import prettySize
 
 from .. import __version__
 from ..core.alignment import matrix_of_output
@@ -86,10 +89,13 @@ class Results:
             setattr(particle, name, Float(shift * plan.apix_in))
 
 
-def describeRun(job, alignment, results, corrupt):
+def describeRun(job, particles, alignment, results, corrupt):
     """What was done, a line each; `corrupt` is the number of particles that could not be used."""
     plan, unaligned = job.plan, results.missing - corrupt
     yield f"{results.taken} particles: {plan.summary()}"
+    with contextlib.suppress(DataError):  # the first image may be one of those that cannot be read
+        before = prettySize(results.taken * particles.bytesPerImage())
+        yield f"Images on disk: {before} → {prettySize(job.bytes_on_disk)}"
     if plan.recenter is not Recenter.NONE:
         yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
     elif alignment.connected:
