@@ -17,6 +17,7 @@ from .scipion_sets import (
     image_of,
     items_of,
     matrix,
+    new_downsample,
     particle,
     particle_set,
     write_stack,
@@ -87,7 +88,7 @@ def originals(project):
                 key,
                 (COUNT - i, stack),  # images in another order than ids
                 truth.matrix(),
-                (100 + i, 200 - i),
+                (100 + 20 * i, 800 - 30 * i),
                 _rlnRandomSubset=Integer(1),
                 _fromTheMicroscope=String(f"note {key}"),
                 **attributes_of(kind),
@@ -439,3 +440,184 @@ def test_records_suffice_where_the_run_is_not_in_the_project(project, trip):
     (problem,) = new_restore(project, moved, brought).validate()
     assert "Full-size particles: they cannot be found" in problem
     check(restore(project, moved, brought, fullSizeParticles=original), original, later)
+
+
+# ---- cases that an easier way would get wrong ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", ["first run's output", "a subset of it", "the classes' particles"])
+def test_a_stop_at_the_particles_in_between(project, originals, stop):
+    """Only the shift of the second run is put back, whichever set holds the images of the first."""
+    original, truths = originals["Projection"]
+    first = downsample(project, original, fourierCropSize=36, recenter=True)
+    between, later = refined(project, first, truths, WHOLE)
+    groups = [[(item.getObjId(), item.getTransform().getMatrix()) for item in items_of(between.outputParticles)]]
+    classes = class_set(project, between, groups, "Projection", "3D")
+    second = downsample(project, (classes, "outputClasses"), fourierCropSize=18, recenter=True, recenterMode=EXACT)
+    kept = items_of(first.outputParticles)
+    a_first = first.outputParticles.getSamplingRate()
+    subset = particle_set(project, kept[2:], a_first, "Projection")
+    given = {"first run's output": first, "a subset of it": subset, "the classes' particles": between}[stop]
+    restored = restore(project, second, second, fullSizeParticles=given)
+    expected = [item.getObjId() for item in items_of(given.outputParticles)]
+    assert [item.getObjId() for item in items_of(restored.outputParticles)] == expected
+    for item in items_of(restored.outputParticles):
+        left = (later[item.getObjId()].shift - applied(truths[item.getObjId()].shift, WHOLE)) * APIX / a_first
+        assert np.abs(item.getTransform().getMatrix() - later[item.getObjId()].matrix(left)).max() < TOLERANCE
+
+
+def test_a_join_of_two_runs_downsampled_again(project, originals):
+    """Each particle goes back through the run that its own image came from."""
+    from pwem.protocols import ProtUnionSet
+    from pyworkflow.object import Pointer
+
+    original, truths = originals["Projection"]
+    runs = [downsample(project, original, fourierCropSize=36, recenter=r, recenterMode=EXACT) for r in (True, False)]
+    union = project.newProtocol(ProtUnionSet, inputType=0)
+    for run in runs:
+        union.inputSets.append(Pointer(run, extended="outputParticles"))
+    joined = headless.run(project, union)
+    again = downsample(project, (joined, "outputSet"), fourierCropSize=18, recenter=True)
+    for named in (again, *runs):
+        restored = restore(project, again, named, fullSizeParticles=original)
+        items = items_of(restored.outputParticles)
+        ways = 2 if named is again else 1
+        assert len(items) == ways * COUNT
+        for item in items:
+            key = item._fullSizeId.get() if ways == 2 else item.getObjId()
+            assert np.abs(item.getTransform().getMatrix() - truths[key].matrix()).max() < TOLERANCE
+
+
+def test_a_run_that_was_repeated_with_other_settings(project, originals):
+    """The refined particles' own records tell what was done to the images that they were aligned by."""
+    original, truths = originals["Projection"]
+    small = downsample(project, original, fourierCropSize=18, recenter=True)
+    particles, later = refined(project, small, truths, WHOLE)
+    small.recenter.set(False)
+    small.runMode.set(1)  # restart
+    headless.run(project, small)
+    assert small.outputParticles.getFirstItem()._downsampleShiftX.get() == 0
+    check(restore(project, particles, small), original, later)
+    small.particlesPerStack.set(2)  # most images have other places now
+    headless.run(project, small)
+    check(restore(project, particles, small), original, later)
+
+
+def without_marks(project, items, apix, shape=12):
+    """Particles as another protocol leaves them that keeps nothing but the alignment."""
+    stack = write_stack(f"plain_{len(project.getRuns())}.mrcs", np.zeros((len(items), shape, shape)))
+    plain = []
+    for i, (key, item) in enumerate(items):
+        bare = particle(key, (i + 1, stack), item.getTransform().getMatrix())
+        bare.setCTF(item.getCTF())
+        bare._downsampleShiftX, bare._downsampleShiftY = item._downsampleShiftX, item._downsampleShiftY
+        plain.append(bare)
+    return particle_set(project, plain, apix, "Projection")
+
+
+def test_nothing_is_invented_from_ids_alone(project, originals):
+    """Images written again, no coordinates, no recentring: ids count only where defocus and numbering speak for it."""
+    original, truths = originals["Projection"]
+    small = downsample(project, original, fourierCropSize=18)
+    particles, later = refined(project, small, truths, NONE)
+    apix = small.outputParticles.getSamplingRate()
+    items = items_of(particles.outputParticles)
+    same = without_marks(project, [(item.getObjId(), item) for item in items], apix)
+    restored = restore(project, same, small)
+    check(restored, original, later)
+    assert any(f"{COUNT} of them by their ids" in line for line in restored.summary())
+    renumbered = without_marks(project, [(item.getObjId() - 2, item) for item in items[2:]], apix)
+    protocol = new_restore(project, renumbered, small)
+    project.launchProtocol(protocol, wait=True)
+    assert protocol.isFailed()
+    assert "its defocus is" in protocol.getErrorMessage()
+    for item in items:  # one micrograph, one defocus: nothing left to tell particles by
+        item.setCTF(items[0].getCTF())
+    everywhere = without_marks(project, [(i + 1, item) for i, item in enumerate(items)], apix)
+    protocol = new_restore(project, everywhere, small)
+    project.launchProtocol(protocol, wait=True)
+    assert protocol.isFailed()
+
+
+def test_classes_with_different_attributes(project, trip):
+    """What only some classes carry stays with their particles, and leaks into no others."""
+    from pwem.objects import SetOfClasses3D
+    from pyworkflow.object import Float, Pointer
+
+    from .scipion_sets import register
+
+    original, small, particles, later = trip
+
+    def fill(protocol):
+        classes = SetOfClasses3D.create(protocol.getPath())
+        classes.setImages(Pointer(particles, extended="outputParticles"))
+        for number, members in enumerate((sorted(later)[:3], sorted(later)[3:]), start=1):
+            one = classes.ITEM_TYPE()
+            one.setObjId(number)
+            one.copyInfo(particles.outputParticles)
+            classes.append(one)
+            for key in members:
+                item = particles.outputParticles[key].clone()
+                if number == 1:
+                    item._late = Float(key)
+                one.append(item)
+            classes.update(one)
+        classes.write()
+        return classes
+
+    classes = register(project, fill, "outputClasses")
+    restored = restore(project, (classes, "outputClasses"), small)
+    again = downsample(project, (classes, "outputClasses"), fourierCropSize=12)
+    for run in (restored, again):
+        values = {item.getObjId(): item._late.get() for item in items_of(run.outputParticles)}
+        assert values == {key: float(key) if key in sorted(later)[:3] else None for key in later}
+    check(restored, original, later)
+
+
+def test_unfit_full_size_particles(project, trip):
+    _, small, particles, _ = trip
+    from downsample_plugin.protocols import ProtDownsampleParticles
+
+    def problem(full):
+        (found,) = new_restore(project, particles, small, fullSizeParticles=full).validate()
+        return found
+
+    assert "not there yet" in problem(project.newProtocol(ProtDownsampleParticles))
+    assert "the set is empty" in problem(particle_set(project, [], APIX))
+    assert "no sampling rate" in problem(particle_set(project, [particle(21, (1, "original_0.mrcs"))], None))
+    assert "the input particles themselves" in problem(particles)
+
+
+def test_an_empty_class_is_a_sentence(project, trip):
+    from downsample_plugin.protocols import ProtShiftParticleCenter
+
+    _, small, particles, _ = trip
+    classes = class_set(project, particles, [[], [(21, np.eye(4))]], "Projection", "3D")
+    empty = (classes, "outputClasses.1")
+    for protocol in (
+        new_restore(project, empty, small),
+        new_restore(project, particles, empty),
+        connect(project.newProtocol(ProtShiftParticleCenter), inputParticles=empty),
+        new_downsample(project, empty),
+    ):
+        (problem,) = protocol.validate()
+        assert "is empty" in problem
+        assert protocol.warnings() == []
+        assert protocol.summary() == ["Output particles not ready yet."]
+
+
+def test_a_2d_reading_that_cannot_be_seen_is_told(project, originals):
+    """Particles without Xmipp's attributes get an alignment in Xmipp's reading: later runs must be told."""
+    original, truths = originals["Projection"]
+    xmipp, _ = originals[ROTATE_THEN_SHIFT]
+    settings = {"alignments2D": (xmipp, "outputParticles"), "fourierCropSize": 20}
+    plain = particle_set(
+        project, [particle(key, (1, "original_0.mrcs"), truth.matrix()) for key, truth in truths.items()], APIX
+    )
+    small = downsample(project, plain, **settings)
+    assert any("written as 'rotate then shift'" in line for line in small.summary())
+    restored = restore(project, small, small, alignment2DConvention=ROTATE_THEN_SHIFT, fullSizeParticles=original)
+    assert any("written as 'rotate then shift'" in line for line in restored.summary())
+    for before, after in zip(items_of(xmipp.outputParticles), items_of(restored.outputParticles)):
+        assert np.abs(before.getTransform().getMatrix() - after.getTransform().getMatrix()).max() < TOLERANCE
+    assert not any("Note" in line for line in downsample(project, xmipp, fourierCropSize=20).summary())

@@ -76,6 +76,15 @@ class OwnAlignment:
             return self.name
         return f"{self.name} (2D, {self.reading.value}: {'automatic' if self._automatic else 'as chosen'})"
 
+    def caution(self, output):
+        """For summaries: that later runs will read a set with this alignment wrongly, unless they are told."""
+        first = output.getFirstItem()
+        if self.kind == ALIGN_2D and first is not None and _readingOfItem(first) is not self.reading:
+            yield (
+                f"Note: the shifts of the output are written as '{self.reading.value}', and its particles do not look "
+                "like it; choose that as 2D alignment convention in later runs"
+            )
+
     def load(self, apix):
         """Make the matrices ready, in pixels of `apix` Å; returns what has them, by ``matrixOf``."""
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 
+from pwem.constants import ALIGN_NONE
 from pwem.objects import Class2D, Class3D, Particle, SetOfClasses, SetOfParticles
 
 from ..errors import DataError
@@ -37,9 +38,9 @@ class InputParticles:
         return self._source is not None
 
     def sets(self):
-        """The set itself, or its enabled classes; an empty class has no table that could be read."""
+        """The set itself, or its enabled classes, but no empty ones: those may have no table that could be read."""
         if not self._isClasses:
-            return iter([self._source] if self.exists else [])
+            return iter([self._source] if self.exists and not self._source.isEmpty() else [])
         return (images for images in self._source.iterItems() if images.isEnabled() and not images.isEmpty())
 
     def items(self):
@@ -69,11 +70,24 @@ class InputParticles:
     @property
     def alignment(self):
         """Scipion's word for the sort of alignment, such as ALIGN_PROJ."""
-        return next(self.sets()).getAlignment()
+        return next((images.getAlignment() for images in self.sets()), ALIGN_NONE)
 
     def files(self):
         """Names of all image files, sorted."""
         return sorted({name for images in self.sets() for name in images.getFiles()})
+
+    def attributesOfPrograms(self):
+        """Attributes that Scipion's own particles do not have, `_rln…`, `_xmipp_…` and such: {name: class of values}.
+
+        Classes may differ in them: all are named. Not while the particles are iterated: that would end there.
+        """
+        firsts = (next((item for item in images.iterItems()), None) for images in self.sets())
+        return {
+            name: type(value)
+            for first in firsts
+            for name, value in first.getAttributes()
+            if name not in _STANDARD_ATTRIBUTES
+        }
 
     def isSameSet(self, other):
         """Whether both are the same set of Scipion's."""
@@ -127,6 +141,8 @@ def _boxOf(path):
         return stack.box
 
 
-def attributesOfPrograms(item):
-    """Names of the attributes of a particle that Scipion's own particles do not have: `_rln…`, `_xmipp_…` and such."""
-    return [name for name, _ in item.getAttributes() if name not in _STANDARD_ATTRIBUTES]
+def complete(item, attributes):
+    """Give a particle those of the attributes that it lacks, without values: a set has one table."""
+    for name, kind in attributes.items():
+        if not item.hasAttribute(name):
+            setattr(item, name, kind())

@@ -97,7 +97,7 @@ class ProtDownsampleParticles(EMProtocol):
             results = Results(job)
             output = results.outputSet(self.particles(), alignment, self._getPath())
         self._drawResult(job)
-        self.summaryVar.set("\n".join(describeRun(job, self.particles(), alignment, results, corrupt)))
+        self.summaryVar.set("\n".join(describeRun(job, self.particles(), alignment, results, corrupt, output)))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})

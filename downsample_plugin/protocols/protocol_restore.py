@@ -20,9 +20,9 @@ from ..errors import DataError
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .left_out import LeftOut
 from .messages import emptyProblems, toldToTheUser
-from .particles import PARTICLES_OR_CLASSES, InputParticles, attributesOfPrograms
+from .particles import PARTICLES_OR_CLASSES, InputParticles, complete
 from .results import SHIFT_RECORDS
-from .way_back import WayBack
+from .way_back import WayBack, nameOf
 
 NOT_FOUND = -1  # where an id stands otherwise
 
@@ -126,11 +126,13 @@ class ProtRestoreFullSize(EMProtocol):
 
     def _fill(self, output, ids, shifts, fullSize, alignment, leftOut):
         """Append the full-size particles, with what the input particles have to say."""
-        originals, apix = fullSize.byId(), fullSize.apix
+        particles, originals, apix = self.particles(), fullSize.byId(), fullSize.apix
         originals.load()
-        scale = apix / self.particles().apix
+        scale = apix / particles.apix
         isExpanded = _hasDuplicates(ids)
-        for item, fullId, shift in zip(self.particles().items(), ids.tolist(), shifts):
+        attributes = particles.attributesOfPrograms()
+        names = [name for name in attributes if name not in SHIFT_RECORDS]
+        for item, fullId, shift in zip(particles.items(), ids.tolist(), shifts):
             if fullId == NOT_FOUND:
                 continue
             particle = originals[fullId]
@@ -142,7 +144,7 @@ class ProtRestoreFullSize(EMProtocol):
                 particle.setObjId(item.getObjId())
             if item.getClassId() is not None:
                 particle.setClassId(item.getClassId())
-            names = [name for name in attributesOfPrograms(item) if name not in SHIFT_RECORDS]
+            complete(item, attributes)
             particle.copyAttributes(item, *names)
             if alignment.kind != ALIGN_NONE:
                 matrix = matrix_of_full_size(alignment.matrixOf(item), shift / apix, scale, alignment.reading)
@@ -153,11 +155,14 @@ class ProtRestoreFullSize(EMProtocol):
     def _validate(self):
         if not self.particles().exists or not self.downsampled.hasValue():
             return []  # pyworkflow says so
-        if self.downsampled.get() is None:
-            return ["Downsampled particles: the set is not there yet, expected a finished output; run it first."]
         problems = emptyProblems(self)
-        for label, particles in (("Input particles", self.particles()), ("Downsampled particles", self._small())):
-            if particles.first() is None:
+        inputs = {"Input particles": self.particles(), "Downsampled particles": self._small()}
+        if self.fullSizeParticles.hasValue():
+            inputs["Full-size particles"] = self._fullSize()
+        for label, particles in inputs.items():
+            if not particles.exists:
+                problems.append(f"{label}: the set is not there yet, expected a finished output; run what makes it.")
+            elif particles.first() is None:
                 problems.append(f"{label}: the set is empty, expected one particle or more; connect another set.")
             elif not particles.apix:
                 problems.append(f"{label}: the set has no sampling rate, expected its pixel size; set it first.")
@@ -189,12 +194,14 @@ class ProtRestoreFullSize(EMProtocol):
     def _describe(self, output, ids, way, alignment, leftOut):
         full, small = way.fullSize.apix, self.particles().apix
         yield f"{output.getSize()} particles at full size: pixel size {small:.5g} → {full:.5g} Å/px"
-        through = " and ".join(f"'{run.getRunName()}'" for run in way.runs) or "the recorded shifts"
-        yield f"Found by their {'images' if way.byImages else 'ids'}, through {through}"
+        yield f"Through {' and '.join(map(nameOf, way.runs)) or 'the shifts recorded on them'}"
+        if way.byId:
+            yield f"{way.byId} of them by their ids, since another protocol has written their images again"
         if alignment.kind == ALIGN_NONE:
             yield "The input particles have no alignment: that of the full-size particles stays"
         elif alignment.kind == ALIGN_2D:
             yield f"Alignment from {alignment.describe()}"
+            yield from alignment.caution(output)
         if _hasDuplicates(ids):
             yield "Several entries per particle: they keep the ids of the input; _fullSizeId tells the particle's own"
         yield from leftOut.describe("that cannot be found")
@@ -211,9 +218,11 @@ class ProtRestoreFullSize(EMProtocol):
         """The alignment of the input particles."""
         return OwnAlignment(self.particles(), READINGS_2D[self.alignment2DConvention.get()])
 
+    def _fullSize(self):
+        return InputParticles(self.fullSizeParticles.get())
+
     def _wayBack(self):
-        full = InputParticles(self.fullSizeParticles.get())
-        return WayBack(self.getProject(), self.particles(), self._small(), full)
+        return WayBack(self.getProject(), self.particles(), self._small(), self._fullSize())
 
 
 def _hasDuplicates(ids):

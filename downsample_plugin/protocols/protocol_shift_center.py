@@ -192,6 +192,8 @@ class ProtShiftParticleCenter(EMProtocol):
                 problems.append("Volume or mask: none is given, expected one to find the centre of; connect one.")
             elif not volume.getSamplingRate():
                 problems.append("Volume or mask: it has no sampling rate, expected its voxel size; set it first.")
+            if not np.isfinite(self.volumeThreshold.get()):
+                problems.append("Density threshold: it is not finite, expected a level of the map; give a number.")
         elif not all(np.isfinite(getattr(self, name).get()) for name in AXES):
             problems.append("New center: it is not finite, expected a point; give numbers.")
         return problems
@@ -281,3 +283,4 @@ class _Mover:
             change = self._defocusChange * (shift - newShift)[2]
             ctf.setDefocusU(ctf.getDefocusU() + change)
             ctf.setDefocusV(ctf.getDefocusV() + change)
+            ctf.setDefocusRatio(ctf.getDefocusU() / ctf.getDefocusV())

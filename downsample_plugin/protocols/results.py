@@ -15,6 +15,7 @@ from ..core.alignment import matrix_of_output
 from ..core.geometry import round_half_away
 from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
+from .particles import complete
 
 SHIFT_RECORDS = ("_downsampleShiftX", "_downsampleShiftY")  # attributes of each output particle: d in Å
 
@@ -47,12 +48,13 @@ class Results:
         output.setSamplingRate(self._plan.apix_out)
         if alignment.connected:
             output.setAlignment(alignment.kind)
+        attributes = particles.attributesOfPrograms()
         for images in particles.sets():
             output.copyItems(
                 images,
                 doClone=False,
                 itemSelectedCallback=self._has,
-                updateItemCallback=lambda particle, _: self._update(particle, alignment),
+                updateItemCallback=lambda particle, _: self._update(particle, alignment, attributes),
             )
         if self._next is not None:
             raise DataError(
@@ -72,8 +74,9 @@ class Results:
             self.disabled += 1
         return False
 
-    def _update(self, particle, alignment):
+    def _update(self, particle, alignment, attributes):
         """Turn an input particle into its output: image, alignment, coordinate, and the record of its shift."""
+        complete(particle, attributes)
         plan, result = self._plan, self._next
         self._next = next(self._rows, None)
         applied = (result.shift_x, result.shift_y)
@@ -89,7 +92,7 @@ class Results:
             setattr(particle, name, Float(shift * plan.apix_in))
 
 
-def describeRun(job, particles, alignment, results, corrupt):
+def describeRun(job, particles, alignment, results, corrupt, output):
     """What was done, a line each; `corrupt` is the number of particles that could not be used."""
     plan, unaligned = job.plan, results.missing - corrupt
     yield f"{results.taken} particles: {plan.summary()}"
@@ -100,6 +103,7 @@ def describeRun(job, particles, alignment, results, corrupt):
         yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
     elif alignment.connected:
         yield f"Alignment from {alignment.describe()}"
+    yield from alignment.caution(output)
     if unaligned:
         yield f"Left out: {unaligned} particles that {alignment.name} does not have"
     if results.disabled:
