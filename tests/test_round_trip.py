@@ -488,6 +488,26 @@ def test_a_join_of_two_runs_downsampled_again(project, originals):
             assert np.abs(item.getTransform().getMatrix() - truths[key].matrix()).max() < TOLERANCE
 
 
+def test_a_join_of_particles_from_two_originals(project, originals):
+    """Ids of one original set are not taken for those of the other."""
+    from pwem.protocols import ProtUnionSet
+    from pyworkflow.object import Pointer
+
+    truths = originals["Projection"][1]
+    stack = write_stack("elsewhere.mrcs", np.zeros((COUNT, BOX, BOX)))
+    items = [particle(key, (i + 1, stack), truth.matrix()) for i, (key, truth) in enumerate(truths.items())]
+    sources = [originals["Projection"][0], particle_set(project, items, APIX, "Projection")]
+    union = project.newProtocol(ProtUnionSet, inputType=0)
+    for source in sources:
+        union.inputSets.append(Pointer(downsample(project, source, fourierCropSize=36), extended="outputParticles"))
+    again = downsample(project, (headless.run(project, union), "outputSet"), fourierCropSize=18)
+    restored = restore(project, again, again)
+    files = {item.getFileName() for item in items_of(restored.outputParticles)}
+    assert files in ({stack}, {"original_0.mrcs"})
+    assert restored.outputParticles.getSize() == COUNT
+    assert any(f"Left out: {COUNT} particles" in line for line in restored.summary())
+
+
 def test_a_run_that_was_repeated_with_other_settings(project, originals):
     """The refined particles' own records tell what was done to the images that they were aligned by."""
     original, truths = originals["Projection"]

@@ -72,6 +72,10 @@ class InputParticles:
         """Scipion's word for the sort of alignment, such as ALIGN_PROJ."""
         return next((images.getAlignment() for images in self.sets()), ALIGN_NONE)
 
+    def ids(self):
+        """Ids of all particles, disabled ones too."""
+        return {particleId for images in self.sets() for particleId in images.getIdSet()}
+
     def files(self):
         """Names of all image files, sorted."""
         return sorted({name for images in self.sets() for name in images.getFiles()})

@@ -49,12 +49,14 @@ class WayBack:
 
     def __init__(self, project, particles, downsampled, fullSize):
         """`particles` are to be traced; `downsampled` and `fullSize` are what the user names, all InputParticles."""
-        self._particles, self._downsampled, self._wanted = particles, downsampled, fullSize
+        self._particles, self._downsampled = particles, downsampled
         runs = [run for run in project.getRuns() if isinstance(run, ProtDownsampleParticles)]
         self._all = [run for run in runs if hasattr(run, DownsampleOutputs.outputParticles.name)]
         self._given = next(iter(self._runsThatMade(downsampled.files())), None)
-        self._lasting = set(fullSize.files()) if fullSize.exists else set()  # images that are full size already
-        self.fullSize = fullSize if fullSize.exists else self._endOf(self._given)
+        self._isChosen = fullSize.exists  # by the user; else it is what the named run leads to
+        self._lasting = fullSize.files()  # images that are full size already
+        self.fullSize = fullSize if self._isChosen else self._endOf(self._given)
+        self._lasting = self.fullSize.files()
         self.problems = self._problems()
         self.runs, self.byId = [], 0
 
@@ -93,7 +95,7 @@ class WayBack:
             run = waiting.pop()
             if run not in runs:
                 runs.append(run)
-                files = InputParticles(run.inputParticles.get()).files()
+                files = _inputOf(run).files()
                 waiting += self._runsThatMade([name for name in files if name not in self._lasting])
         return runs
 
@@ -101,7 +103,7 @@ class WayBack:
         """The particles that the first run of a chain has begun with."""
         if run is None:
             return InputParticles(None)
-        return InputParticles(self._chain(run)[-1].inputParticles.get())
+        return _inputOf(self._chain(run)[-1])
 
     # ---- tracing ---------------------------------------------------------------------------------------
 
@@ -112,13 +114,12 @@ class WayBack:
         self._isLast = lambda key: (int(key) >> _INDEX_BITS) in last
         runs = self._runsThatMade(self._particles.files())
         runs = {run for each in [*runs, *filter(None, [self._given])] for run in self._chain(each)}
-        self._links = {run: _Link(_outputOf(run), InputParticles(run.inputParticles.get()), self._row) for run in runs}
+        self._links = {run: _Link(_outputOf(run), _inputOf(run), self._row) for run in runs}
         if self._given is None:
-            self._links[None] = _Link(self._downsampled, None, self._row)
+            self._links[None] = _Link(self._downsampled, InputParticles(None), self._row)
         self._named = self._links[self._given].made
-        self._fullSizeImages = _Table(self.fullSize, self._row) if self._lasting else None
-        ids = np.fromiter((item.getObjId() for item in self._particles.items()), dtype="i8")
-        self._isNumberedAnew = bool((~np.isin(ids, self._named.rows["id"])).any())
+        self._fullSizeImages = _Table(self.fullSize, self._row) if self._isChosen else None
+        self._isNumberedAnew = not self._particles.ids() <= set(self._named.rows["id"].tolist())
         return self
 
     def find(self, item):
@@ -139,8 +140,11 @@ class WayBack:
             row = self._links[run].sourceOf(result)
         if not passed:
             raise DataError("its image has not come through the run that is named as Downsampled particles")
-        if self._fullSizeImages is not None:
-            row = self._fullSizeImages.byKey(row["key"]) or row
+        if self._isChosen:
+            same = self._fullSizeImages.byKey(row["key"])
+            row = row if same is None else same
+        elif not self._isLast(row["key"]):
+            raise DataError("it comes from other full-size particles than the run that is named")
         return Origin(int(row["id"]), shift)
 
     def _madeBy(self, key):
@@ -223,11 +227,11 @@ class _Table:
 
 
 class _Link:
-    """From the output of a run, `made`, to its input, unless that is not here."""
+    """From the output of a run, `made`, to its input, if that is here."""
 
     def __init__(self, made, source, rowOf):
         self.made = _Table(made, rowOf)
-        self._source = None if source is None else _Table(source, rowOf)
+        self._source = _Table(source, rowOf) if source.exists else None
 
     def sourceOf(self, made):
         """The row that a row of the output was made of; without the input, what is known of it: its id."""
@@ -239,6 +243,10 @@ class _Link:
         if source is None:
             raise DataError("the downsample run's input does not have it any more")
         return source
+
+
+def _inputOf(run):
+    return InputParticles(run.inputParticles.get())
 
 
 def _outputOf(run):
