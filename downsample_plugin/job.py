@@ -382,6 +382,10 @@ class Job:
         """``check_done`` for this job alone."""
         return check_done([self], self.folder, skip_corrupt)
 
+    def has_bad_particles(self) -> bool:
+        """Whether any of its stacks has particles that could not be used."""
+        return any(map(self._has_bad, self.stacks))
+
     def has_images(self) -> bool:
         """Whether any particle has come through."""
         return any(map(self._images, self.stacks))
@@ -411,6 +415,12 @@ class Job:
                 return file.read()
         except FileNotFoundError:
             return ""
+
+    def particle_ids(self) -> Iterator[int]:
+        """Ids of all its particles, and of those that were bad before any image."""
+        for number in self.stacks:
+            yield from (row.particle_id for row in read_particles(self.todo_path(number)))
+        yield from (particle.particle_id for particle in self.bad_particles([]))
 
     def results(self) -> Iterator[ParticleRow]:
         """All particles in their order, each with its new image and the applied shift."""

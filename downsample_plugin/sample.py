@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A sample of what a job did, taken evenly through it: images before and after, spectra, shifts."""
+"""A sample of what jobs did, taken evenly through it: images before and after, spectra, shifts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ GENTLE_ORDER = 2  # of the filter for the eye: it does not ring
 
 @dataclass(frozen=True)
 class Sample:
-    """Particles of a job, evenly through it.
+    """Particles of jobs, evenly through them.
 
     Attributes
     ----------
@@ -48,10 +48,10 @@ class Sample:
     left: NDArray[np.float64]
 
     @classmethod
-    def of_job(cls, job: Job) -> Sample:
-        """Take a sample of a job that is done. Particles that cannot be read any more are passed over."""
-        plan = job.plan
-        pairs = list(_rows(job))
+    def of_jobs(cls, jobs: Sequence[Job]) -> Sample:
+        """Take a sample of jobs of one plan that are done. Particles that cannot be read any more are passed over."""
+        plan = jobs[0].plan
+        pairs = list(_rows(jobs))
         wanted = np.array([(todo.shift_x, todo.shift_y) for todo, _ in pairs]).reshape(-1, 2)
         applied = np.array([(done.shift_x, done.shift_y) for _, done in pairs]).reshape(-1, 2)
         count = min(max(MOST_PIXELS // max(plan.box_in, plan.box_crop) ** 2, SHOWN), MOST_IMAGES)
@@ -112,10 +112,11 @@ def for_the_eye(image: Image, apix: float, resolution: float) -> Image:
     return result
 
 
-def _rows(job: Job) -> Iterator[tuple[ParticleRow, ParticleRow]]:
-    """Rows of particles as they were wanted and as they came out, of tables evenly through the job."""
-    for place in _evenly(job.stack_count, MOST_STACKS).tolist():
-        number = job.stacks[place]
+def _rows(jobs: Sequence[Job]) -> Iterator[tuple[ParticleRow, ParticleRow]]:
+    """Rows of particles as they were wanted and as they came out, of tables evenly through the jobs."""
+    stacks = [(job, number) for job in jobs for number in job.stacks]
+    for place in _evenly(len(stacks), MOST_STACKS).tolist():
+        job, number = stacks[place]
         done = {row.particle_id: row for row in read_particles(job.done_path(number))}
         for row in read_particles(job.todo_path(number)):
             if row.particle_id in done:

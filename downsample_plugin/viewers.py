@@ -11,7 +11,6 @@ from pwem.viewers.mdviewer.viewer import MDView
 from pyworkflow.protocol import params
 
 from .errors import DownsampleError
-from .job import Job
 from .picture import draw_shifts, draw_spectra
 from .protocols import ProtDownsampleParticles
 from .sample import Sample
@@ -79,7 +78,7 @@ class DownsampleViewer(EmProtocolViewer):
 
     def _plot(self, draw, title):
         try:
-            sample = Sample.of_job(Job.read(Job.path_in(self.protocol._getExtraPath())))
+            sample = Sample.of_jobs(self.protocol.jobs())
         except DownsampleError as error:
             self.showError(f"{error}. The result picture has it as it was at the end of the run.")
             return []

@@ -41,8 +41,8 @@ def particle(particle_id, location, matrix=None, position=None, **attributes):
     return item
 
 
-def register(project, fill, output="outputParticles"):
-    """Run a tiny protocol that registers what ``fill(protocol)`` makes, and return it finished."""
+def register(project, fill, output="outputParticles", finished=True):
+    """Run a tiny protocol that registers what ``fill(protocol)`` makes, and return it, finished or still running."""
     from pwem.protocols import EMProtocol
 
     protocol = project.newProtocol(EMProtocol)
@@ -50,7 +50,7 @@ def register(project, fill, output="outputParticles"):
     project._setupProtocol(protocol)
     protocol.makePathsAndClean()
     protocol._defineOutputs(**{output: fill(protocol)})
-    protocol.setFinished()
+    protocol.setFinished() if finished else protocol.setRunning()
     project._storeProtocol(protocol)
     return protocol
 

@@ -56,7 +56,7 @@ def test_spectra_agree_with_the_filter(here, settings):
     plan = DownsamplePlan(128, APIX, **settings)
     figure = Figure()
     axis = figure.subplots()
-    draw_spectra(axis, Sample.of_job(job_of(plan)))
+    draw_spectra(axis, Sample.of_jobs([job_of(plan)]))
     drawn = {line.get_label(): line.get_data() for line in axis.get_lines()}
     (f_before, before), (f_after, after) = drawn["before"], drawn["after"]
     inner = slice(0, len(f_after) - 1)  # the shell at the Nyquist limit holds the halves of the two terms there
@@ -100,7 +100,7 @@ def test_the_scale_is_right(here, crop):
     plan = DownsamplePlan(128, APIX, crop_size=crop, fourier_crop_size=40, recenter=Recenter.WHOLE_PIXELS)
     figure = Figure(figsize=(10, 6))
     axis = figure.add_axes((0, 0, 1, 1))
-    draw_particles(axis, Sample.of_job(job_of(plan)))
+    draw_particles(axis, Sample.of_jobs([job_of(plan)]))
     widths = [(image.get_extent()[1] - image.get_extent()[0]) for image in axis.get_images()]
     heights = [(image.get_extent()[3] - image.get_extent()[2]) for image in axis.get_images()]
     assert widths == pytest.approx(heights)
@@ -123,7 +123,7 @@ def test_the_scale_is_right(here, crop):
 def test_bars_in_the_file_are_as_long_as_they_say(here):
     """Measured in the PNG: the golden pixels of a bar against the image that it stands in."""
     plan = DownsamplePlan(100, 2.0, fourier_crop_size=50)
-    draw_result("result.png", Sample.of_job(job_of(plan)))
+    draw_result("result.png", Sample.of_jobs([job_of(plan)]))
     from matplotlib.image import imread
 
     picture = imread("result.png")[..., :3]
@@ -139,7 +139,7 @@ def test_bars_in_the_file_are_as_long_as_they_say(here):
 def test_shifts(here):
     shifts = np.array([[3.2, 0.0], [0.0, -4.4], [0.3, 0.4]])
     plan = DownsamplePlan(64, 2.0, fourier_crop_size=32, recenter=Recenter.WHOLE_PIXELS)
-    sample = Sample.of_job(job_of(plan, 3, shifts=shifts))
+    sample = Sample.of_jobs([job_of(plan, 3, shifts=shifts)])
     assert sample.applied == pytest.approx(np.array([[6, 0], [0, -8], [0, 0]]), abs=1e-9)
     assert sample.left == pytest.approx(np.array([[0.4, 0], [0, -0.8], [0.6, 0.8]]), abs=1e-9)
     axis = Figure().subplots()
@@ -150,13 +150,13 @@ def test_shifts(here):
 
 def test_without_recentring_the_picture_says_so(here):
     axis = Figure().subplots()
-    draw_shifts(axis, Sample.of_job(job_of(DownsamplePlan(64, 2.0, fourier_crop_size=32), 3)))
+    draw_shifts(axis, Sample.of_jobs([job_of(DownsamplePlan(64, 2.0, fourier_crop_size=32), 3)]))
     assert "not recentred" in axis.get_title(loc="left")
 
 
 def test_the_sample_is_taken_evenly(here):
     job = job_of(DownsamplePlan(16, 2.0, fourier_crop_size=8), 100, per_stack=3)
-    sample = Sample.of_job(job)
+    sample = Sample.of_jobs([job])
     places = [next(i for i, image in enumerate(images_of_file("noise.mrcs")) if np.array_equal(image, shown))
               for shown in sample.before]  # fmt: skip
     assert len(places) == SHOWN
@@ -168,10 +168,10 @@ def test_particles_that_are_gone_are_passed_over(here):
     job = job_of(DownsamplePlan(32, 2.0, fourier_crop_size=16), 4)
     with mrcfile.mmap("noise.mrcs", mode="r+") as stack:
         stack.data[0] = np.nan
-    sample = Sample.of_job(job)
+    sample = Sample.of_jobs([job])
     assert (sample.spectrum_before.count, sample.spectrum_after.count) == (3, 3)
     (here / "noise.mrcs").unlink()
-    none_left = Sample.of_job(job)
+    none_left = Sample.of_jobs([job])
     assert none_left.before == []
     draw_result("result.png", none_left)
     assert (here / "result.png").read_bytes().startswith(b"\x89PNG")

@@ -54,8 +54,11 @@ def launched(project, protocol):
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for process in psutil.process_iter(["cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if "pw_protocol_run" in line and f" {protocol.getObjId()}" in line and len(process.children(True)) >= 3:
+            program, *arguments = process.info["cmdline"] or [""]
+            line = " ".join(arguments)
+            if "python" not in program:  # Scipion starts it by a shell
+                continue
+            if "pw_protocol_run" in line and f" {protocol.getObjId()}" in line and len(process.children(True)) >= 2:
                 return [process, *process.children(recursive=True)]
         time.sleep(0.005)
     raise AssertionError("it does not come to work")

@@ -260,6 +260,8 @@ def test_summary_methods_and_citations(project, sets):
         "3 particles: box 40 → 40 → 20 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å",
         "Images on disk: 19 kB → 6 kB",
         "Recentred (whole pixels) by the particles' own alignment (2D, rotate then shift: as chosen)",
+        "Note: the shifts of the output are written as 'rotate then shift', and its particles do not look like it; "
+        "choose that as 2D alignment convention in later runs",
     ]
     (sentence,) = protocol._methods()
     assert sentence.startswith(

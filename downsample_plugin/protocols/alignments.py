@@ -164,13 +164,13 @@ def _matrix(item):
     return None if transform is None else np.asarray(transform.getMatrix(), dtype=np.float64)
 
 
-def particleRows(particles, alignment, plan, bad):
-    """The particles of an input that a job is to downsample, each with the shift that recentring is to use.
+def particleRows(items, alignment, plan, bad):
+    """Those of particles that a job is to downsample, each with the shift that recentring is to use.
 
     Those whose matrix makes no sense are appended to the list `bad` instead, even where their shift is not applied.
     """
     recentering = plan.recenter is not Recenter.NONE
-    for particle in particles.items():
+    for particle in items:
         matrix = alignment.matrixOf(particle)
         if matrix is None and (alignment.connected or recentering):
             continue

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pyworkflow.protocol import params
+from pyworkflow.protocol import ProtStreamingBase, params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.plan import FilterShape, Recenter
@@ -22,6 +22,7 @@ def defineDownsampleForm(form):
     _defineBox(form)
     _defineFilters(form)
     _defineOutput(form)
+    _defineStreaming(form)
     form.addParallelSection(threads=4, mpi=1)
     form.getParam("numberOfThreads").help.set(
         "Worker processes of the program. Each reads, transforms and writes images of its own; one per core is a good "
@@ -224,4 +225,21 @@ def _defineOutput(form):
         "their pixels are not numbers, their alignment matrix is singular … _No_: all images are worked through, then "
         "the run fails, with all such particles in _bad_particles.star_ in its folder. _Yes_: they are left out, and "
         "listed there; the summary says how many.",
+    )
+
+
+def _defineStreaming(form):
+    ProtStreamingBase._defineStreamingParams(None, form)
+    form.getParam("streamingSleepOnWait").help.set(
+        "Only for inputs that are still open, such as particles that are being extracted while the microscope runs: so "
+        "many seconds pass between two looks at them. A look at inputs that have not changed costs next to nothing."
+    )
+    form.addParam(
+        "streamingBatchWait",
+        params.IntParam,
+        default=60,
+        label="Longest wait for a full stack (secs)",
+        help="Only for open inputs. Particles are downsampled when there are enough of them for a stack (see "
+        "_Particles per stack_), or when the first of them has waited so long. Shorter: they are there sooner, in more "
+        "and smaller stacks. Particles that a connected alignment does not have yet wait until it has them.",
     )

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sqlite3
 
 from pwem.constants import ALIGN_NONE
 from pwem.objects import Class2D, Class3D, Particle, SetOfClasses, SetOfParticles
@@ -43,14 +45,22 @@ class InputParticles:
             return iter([self._source] if self.exists and not self._source.isEmpty() else [])
         return (images for images in self._source.iterItems() if images.isEnabled() and not images.isEmpty())
 
+    def allItems(self, where="1"):
+        """All particles, or those for which an SQL condition holds, disabled ones too."""
+        for images in self.sets():
+            yield from images.iterItems(where=where)
+
     def items(self):
         """Enabled particles."""
-        for images in self.sets():
-            yield from (item for item in images.iterItems() if item.isEnabled())
+        return (item for item in self.allItems() if item.isEnabled())
 
     def first(self):
         """The first enabled particle, or None."""
-        return next(self.items(), None)
+        for images in self.sets():
+            # asked for alone: an iteration that is left half-way keeps others from writing to the set's file
+            for item in [item.clone() for item in images.iterItems(where="enabled=1", limit=1)]:
+                return item
+        return None
 
     def byId(self):
         """The set whose particles can be had by their ids: of classes, the one that was classified; None if lost."""
@@ -85,13 +95,39 @@ class InputParticles:
 
         Classes may differ in them: all are named. Not while the particles are iterated: that would end there.
         """
-        firsts = (next((item for item in images.iterItems()), None) for images in self.sets())
         return {
             name: type(value)
-            for first in firsts
+            for images in self.sets()
+            for first in images.iterItems(limit=1)
             for name, value in first.getAttributes()
             if name not in _STANDARD_ATTRIBUTES
         }
+
+    @property
+    def isOpen(self):
+        """Whether more particles may come: the set is still being filled. Sets of classes are taken as they are."""
+        return self.exists and not self._isClasses and self._source.isStreamOpen()
+
+    def stamp(self):
+        """What changes when anything is written to the set's file; None if there is no file yet."""
+        try:
+            state = os.stat(self._source.getFileName())
+        except FileNotFoundError:
+            return None
+        return state.st_mtime_ns, state.st_size
+
+    def reload(self):
+        """Read the properties of the set anew from its file, where another protocol may be writing.
+
+        Returns whether that could be done: a set without any particle has no tables yet, and a file may be locked.
+        """
+        try:
+            self._source.close()
+            self._source.load()
+            self._source.loadAllProperties()
+        except sqlite3.OperationalError:
+            return False
+        return True
 
     def isSameSet(self, other):
         """Whether both are the same set of Scipion's."""

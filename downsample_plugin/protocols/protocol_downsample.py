@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import shlex
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import time
 from pwem.objects import SetOfParticles
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
+from pyworkflow.object import Set
+from pyworkflow.protocol import getProtocolFromDb
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
-from ..job import Job, job_problems, stack_count
+from ..errors import DataError, PlanError
+from ..job import BAD_PARTICLES_NAME, Job, check_done, job_problems, refusal, stack_count
 from ..picture import draw_result
 from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment, particleRows
@@ -28,8 +32,11 @@ from .form_downsample import (
 )
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
-from .results import Results, describeRun, methodsSentence
+from .results import Results, Tally, describeRun, methodsSentence, newOutput
+from .stream import Batches, ParticleStream
 
+SHORTEST_SLEEP = 0.1  # s; without any sleep, waiting would cost a whole core
+MOST_STACKS_IN_A_BATCH = 20  # so that the first particles of a large set are there before the last
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
@@ -60,6 +67,9 @@ class ProtDownsampleParticles(EMProtocol):
         # On "continue" steps run again whose arguments have changed. Here all do: the job knows best what is done,
         # since it looks at the input's files and at its own.
         launched = time.time()
+        if self._isFollowing():
+            self._insertFunctionStep(self.followStep, launched, prerequisites=[], needsGPU=False)
+            return
         job = self._insertFunctionStep(self.writeJobStep, launched, prerequisites=[], needsGPU=False)
         parts = self._numberOfParts()
         downsampled = [
@@ -73,47 +83,177 @@ class ProtDownsampleParticles(EMProtocol):
         with toldToTheUser():
             plan = self.plan()
             bad = []
-            rows = particleRows(self.particles(), self.alignment().load(plan.apix_in), plan, bad)
+            rows = particleRows(self.particles().items(), self.alignment().load(plan.apix_in), plan, bad)
             Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get(), bad)
 
     def downsampleStep(self, part, parts, launched):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
         with toldToTheUser():
-            job = Job.read(Job.path_in(self._getExtraPath()))
-            share = f"--part {part}/{parts} " if parts > 1 else ""
-            skip = "--skip-corrupt " if self.skipCorrupt else ""
-            arguments = f"-m downsample_plugin {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
-            with contextlib.suppress(subprocess.CalledProcessError):
-                self.runJob(shlex.quote(sys.executable), arguments)
-            job.check_worked_on(job.share(part, parts))
+            (job,) = self.jobs()
+            self._runProgram(job, job.share(part, parts), f"--part {part}/{parts} " if parts > 1 else "")
 
     def createOutputStep(self, launched):
         """Make the output set from the input set and the program's results."""
         with toldToTheUser():
-            job = Job.read(Job.path_in(self._getExtraPath()))
+            (job,) = self.jobs()
             corrupt = job.check_done(self.skipCorrupt.get())
             job.flush()
-            alignment = self.alignment().load(job.plan.apix_in)
+            particles, alignment = self.particles(), self.alignment().load(job.plan.apix_in)
+            output = newOutput(particles, alignment, job.plan, self._getPath())
             results = Results(job)
-            output = results.outputSet(self.particles(), alignment, self._getPath())
-        self._drawResult(job)
-        self.summaryVar.set("\n".join(describeRun(job, self.particles(), alignment, results, corrupt, output)))
-        self.info(self.summaryVar.get())
-        self.methodsVar.set(methodsSentence(job.plan, output.getSize()))
+            results.fill(output, particles, alignment)
+        tally = Tally(results.taken, results.missing - corrupt, results.disabled, corrupt, job.bytes_on_disk)
+        self._describe(job.plan, tally, alignment, output)
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_other_stacks()
 
-    def _drawResult(self, job):
+    def _runProgram(self, job, stacks, share=""):
+        skip = "--skip-corrupt " if self.skipCorrupt else ""
+        arguments = f"-m downsample_plugin {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.runJob(shlex.quote(sys.executable), arguments)
+        job.check_worked_on(stacks)
+
+    def _describe(self, plan, tally, alignment, output):
+        """Leave words and a picture for people."""
+        self._drawResult()
+        badPath = os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
+        self.summaryVar.set("\n".join(describeRun(plan, tally, self.particles(), alignment, output, badPath)))
+        self.info(self.summaryVar.get())
+        self.methodsVar.set(methodsSentence(plan, tally.taken))
+
+    def _drawResult(self):
         """Draw the result picture. A run is not to fail for it, whatever goes wrong with fonts, memory or libraries."""
         try:
-            draw_result(self.picturePath(), Sample.of_job(job))
+            draw_result(self.picturePath(), Sample.of_jobs(self.jobs()))
         except Exception as error:
             self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
 
     def picturePath(self):
         """The result picture, a PNG."""
         return self._getExtraPath("result.png")
+
+    def jobs(self):
+        """The jobs of this run: one, or those of the batches in which an open set came."""
+        path = Job.path_in(self._getExtraPath())
+        whole = [Job.read(path)] if os.path.exists(path) else []
+        return whole + Batches(self._getExtraPath()).all()
+
+    # --------------------------- streaming ------------------------------------------
+    def _isFollowing(self):
+        """Whether an input is still being filled, or was when this run began."""
+        isOpen = self.particles().isOpen or any(source.isOpen for source in self._connected())
+        return isOpen or bool(Batches(self._getExtraPath()).all())
+
+    def followStep(self, launched):
+        """Downsample particles in batches as they come, until the inputs are closed."""
+        with toldToTheUser():
+            batches = Batches(self._getExtraPath())
+            output = self._outputSoFar()
+            for job in self.jobs():
+                output = self._finishBatch(job, output)
+            taken = set(batches.ids()) | (output.getIdSet() if output else set())
+            stream = ParticleStream(self.particles(), next(iter(self._connected()), None), taken)
+            while True:
+                if stream.look() and not stream.isEmpty:
+                    self._collect(stream)
+                count = self._readyToTake(stream)
+                if count:
+                    rows, bad = stream.take(count)
+                    job = batches.write(self.plan(), rows, self.particlesPerStack.get(), bad)
+                    output = self._finishBatch(job, output, stream)
+                elif stream.isClosed or (stream.isEmpty and not self._someoneFills()):
+                    break
+                else:
+                    time.sleep(max(self.streamingSleepOnWait.get(), SHORTEST_SLEEP))
+            self._close(output, stream)
+
+    def _someoneFills(self):
+        """Whether a protocol that makes an input still runs: a set without particles does not even say it is closed."""
+        path = self.getProject().getPath()
+        for pointer in (self.inputParticles, self.alignments3D, self.alignments2D):
+            maker = pointer.getObjValue()
+            if isinstance(maker, EMProtocol) and os.path.exists(os.path.join(path, maker.getDbPath())):
+                maker = getProtocolFromDb(path, maker.getDbPath(), maker.getObjId())
+            if isinstance(maker, EMProtocol) and maker.isActive():
+                return True
+        return False
+
+    def _collect(self, stream):
+        """Take note of what has come; PlanError if it cannot be worked on."""
+        problems = self._problems()
+        if problems:
+            raise PlanError(problems)
+        plan = self.plan()
+        stream.collect(self.alignment().load(plan.apix_in), plan)
+
+    def _readyToTake(self, stream):
+        """How many particles a batch is to take now: full stacks, or all if no more come or they have waited."""
+        count, full = len(stream.ready), self.particlesPerStack.get()
+        if not stream.isClosed and stream.waited() < self.streamingBatchWait.get():
+            count -= count % full
+        return min(count, MOST_STACKS_IN_A_BATCH * full)
+
+    def _finishBatch(self, job, output, stream=None):
+        """Make what a batch is to make, if it is not made, and append it to the output, if it is not there."""
+        if not job.is_finished() or job.has_bad_particles():
+            self._runProgram(job, job.stacks)
+        job.check_done(self.skipCorrupt.get())
+        first = next(job.results()).particle_id
+        if output is not None and output[first] is not None:
+            return output
+        job.flush()
+        particles, alignment = self.particles(), self.alignment().load(job.plan.apix_in)
+        if output is None:
+            output = newOutput(particles, alignment, job.plan, self._getPath())
+        else:
+            output.enableAppend()
+        ids = list(job.particle_ids())
+        Results(job).fill(output, particles, alignment, f"id>={min(ids)} AND id<={max(ids)}")
+        self._describe(job.plan, self._tally(output, stream), alignment, output)
+        self._publish(output, Set.STREAM_OPEN)
+        return output
+
+    def _tally(self, output, stream):
+        jobs = self.jobs()
+        corrupt = sum(1 for job in jobs for _ in job.bad_particles(job.stacks))
+        passedOver = (stream.unaligned, stream.disabled) if stream else (0, 0)
+        return Tally(output.getSize(), *passedOver, corrupt, sum(job.bytes_on_disk for job in jobs))
+
+    def _publish(self, output, state):
+        """Let others see what the output has now."""
+        name = DownsampleOutputs.outputParticles.name
+        self._updateOutputSet(name, output, state)
+        if not self.getRelations():  # as after a kill too: relations come to the disk later than outputs
+            self._defineTransformRelation(self.inputParticles, getattr(self, name))
+        self._store()
+
+    def _outputSoFar(self):
+        """The output that an earlier launch of this run has made, or None."""
+        made = getattr(self, DownsampleOutputs.outputParticles.name, None)
+        if made is None:
+            return None
+        output = made.getClass()(filename=made.getFileName())
+        output.loadAllProperties()
+        return output
+
+    def _close(self, output, stream):
+        """The inputs are closed: so is the output."""
+        jobs = self.jobs()
+        if stream.bad and not self.skipCorrupt:
+            raise refusal(stream.bad, len(stream.bad), self._getExtraPath())
+        if output is None:
+            raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
+        check_done(jobs, self._getExtraPath(), self.skipCorrupt.get())
+        plan = jobs[-1].plan
+        self._describe(plan, self._tally(output, stream), self.alignment(), output)
+        self._publish(output, Set.STREAM_CLOSED)
+
+    @classmethod
+    def worksInStreaming(cls):
+        """Scipion asks: it may be launched while its inputs are still open."""
+        return True
 
     def _numberOfParts(self):
         """How many steps share the work: one, or under "queue for steps" one per output stack."""
@@ -131,6 +271,11 @@ class ProtDownsampleParticles(EMProtocol):
     def _validate(self):
         if not self.particles().exists:
             return []  # pyworkflow says so
+        if self._isFollowing() and any(source.first() is None for source in (self.particles(), *self._connected())):
+            return emptyProblems(self)  # nothing to check by yet; when it comes, the run checks
+        return self._problems()
+
+    def _problems(self):
         problems = emptyProblems(self) or self.particles().imageProblems("Input particles")
         if problems:
             return problems
@@ -188,12 +333,19 @@ class ProtDownsampleParticles(EMProtocol):
             float16=self.saveFloat16.get(),
         )
 
+    def _connected(self):
+        """The alignment set that this run uses, if one is connected: 3D before 2D."""
+        return [InputParticles(pointer.get()) for _, pointer in self._connections()[:1]]
+
+    def _connections(self):
+        found = ((Connected3D, self.alignments3D), (Connected2D, self.alignments2D))
+        return [(source, pointer) for source, pointer in found if pointer.hasValue()]
+
     def alignment(self):
         """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
         convention = READINGS_2D[self.alignment2DConvention.get()]
-        for source, pointer in ((Connected3D, self.alignments3D), (Connected2D, self.alignments2D)):
-            if pointer.hasValue():
-                return source(InputParticles(pointer.get()), convention)
+        for source, pointer in self._connections():
+            return source(InputParticles(pointer.get()), convention)
         return OwnAlignment(self.particles(), convention)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import numpy as np
 from pwem.objects import Transform
@@ -39,29 +40,23 @@ class Results:
         self._next = next(self._rows, None)
         self.taken = self.disabled = self.missing = 0
 
-    def outputSet(self, particles, alignment, folder):
-        """The output set of InputParticles, in a folder, at the new sampling rate.
+    def fill(self, output, particles, alignment, where="1"):
+        """Append the particles that have results to an output set, of those for which an SQL condition holds.
 
         Raises DataError if a result has no particle: the set is not the one that the program worked on.
         """
-        output = particles.newOutput(folder)
-        output.setSamplingRate(self._plan.apix_out)
-        if alignment.connected:
-            output.setAlignment(alignment.kind)
         attributes = particles.attributesOfPrograms()
-        for images in particles.sets():
-            output.copyItems(
-                images,
-                doClone=False,
-                itemSelectedCallback=self._has,
-                updateItemCallback=lambda particle, _: self._update(particle, alignment, attributes),
-            )
+        output.copyItems(
+            particles.allItems(where),
+            doClone=False,
+            itemSelectedCallback=self._has,
+            updateItemCallback=lambda particle, _: self._update(particle, alignment, attributes),
+        )
         if self._next is not None:
             raise DataError(
                 f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "
                 "set, expected the same particles in the same order: the set was changed meanwhile; restart the run"
             )
-        return output
 
     def _has(self, particle):
         """Whether the next result is this particle's."""
@@ -92,24 +87,42 @@ class Results:
             setattr(particle, name, Float(shift * plan.apix_in))
 
 
-def describeRun(job, particles, alignment, results, corrupt, output):
-    """What was done, a line each; `corrupt` is the number of particles that could not be used."""
-    plan, unaligned = job.plan, results.missing - corrupt
-    yield f"{results.taken} particles: {plan.summary()}"
+def newOutput(particles, alignment, plan, folder):
+    """An empty output set for what a plan makes of particles, in a folder."""
+    output = particles.newOutput(folder)
+    output.setSamplingRate(plan.apix_out)
+    if alignment.connected:
+        output.setAlignment(alignment.kind)
+    return output
+
+
+class Tally(NamedTuple):
+    """What became of the particles of a run, in numbers, and the bytes on disk of those that came out."""
+
+    taken: int
+    unaligned: int
+    disabled: int
+    corrupt: int
+    bytesOnDisk: int
+
+
+def describeRun(plan, tally, particles, alignment, output, badPath):
+    """What was done, a line each; the corrupt particles are listed in `badPath`."""
+    yield f"{tally.taken} particles: {plan.summary()}"
     with contextlib.suppress(DataError):  # the first image may be one of those that cannot be read
-        before = prettySize(results.taken * particles.bytesPerImage())
-        yield f"Images on disk: {before} → {prettySize(job.bytes_on_disk)}"
+        before = prettySize(tally.taken * particles.bytesPerImage())
+        yield f"Images on disk: {before} → {prettySize(tally.bytesOnDisk)}"
     if plan.recenter is not Recenter.NONE:
         yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"
     elif alignment.connected:
         yield f"Alignment from {alignment.describe()}"
     yield from alignment.caution(output)
-    if unaligned:
-        yield f"Left out: {unaligned} particles that {alignment.name} does not have"
-    if results.disabled:
-        yield f"Left out: {results.disabled} particles that are disabled in the input set"
-    if corrupt:
-        yield f"Left out: {corrupt} corrupt particles, listed in {job.bad_particles_path}"
+    if tally.unaligned:
+        yield f"Left out: {tally.unaligned} particles that {alignment.name} does not have"
+    if tally.disabled:
+        yield f"Left out: {tally.disabled} particles that are disabled in the input set"
+    if tally.corrupt:
+        yield f"Left out: {tally.corrupt} corrupt particles, listed in {badPath}"
 
 
 def methodsSentence(plan, count):

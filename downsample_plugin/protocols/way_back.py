@@ -66,7 +66,7 @@ class WayBack:
                 "Downsampled particles: they are not the output of a run of 'downsample particles' in this project and "
                 "carry no record of their shifts, expected one or the other; choose a run's output."
             ]
-        if not self.fullSize.exists or self.fullSize.byId() is None:
+        if self.fullSize.first() is None or self.fullSize.byId() is None:
             return [
                 "Full-size particles: they cannot be found from the downsample run, expected its input particles; "
                 "choose them."

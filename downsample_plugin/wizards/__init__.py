@@ -82,7 +82,7 @@ def _previewOf(protocol, **cleared):
     recentering = plan.recenter is not Recenter.NONE
     alignment = protocol.alignment()
     problems = alignment.problems(recentering)
-    row = None if problems else next(particleRows(particles, alignment.load(plan.apix_in), plan, []), None)
+    row = None if problems else next(particleRows(particles.items(), alignment.load(plan.apix_in), plan, []), None)
     if row is None:
         raise DataError("\n".join(problems) or "Input particles: none has an alignment that can be used.")
     with ImageReader() as reader:

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Particles as they come: following sets that other protocols are still filling."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..job import Job
+from .alignments import particleRows
+
+
+class ParticleStream:
+    """What an input set, and perhaps an alignment set, has that no batch has taken yet. Both may grow meanwhile.
+
+    A particle that a connected alignment set does not have yet waits for it until that set is closed.
+
+    Attributes
+    ----------
+    ready : ParticleRows that may be taken, by their ids
+    bad : BadParticles found so far in what has not been taken yet
+    unaligned, disabled : number of particles passed over for good
+    """
+
+    def __init__(self, particles, connected, taken):
+        """`particles` and, if an alignment is connected, its set, as InputParticles; `taken` are ids in batches."""
+        self._particles, self._connected = particles, connected
+        self._seen = set(taken)  # in batches, ready, or passed over
+        self.ready, self.bad = [], []
+        self._stamps = self._since = None
+        self.unaligned = self.disabled = 0
+
+    def look(self):
+        """Read anew what the sets say of themselves, if their files have changed; returns whether they had."""
+        sources = [self._particles, *([self._connected] if self._connected else [])]
+        stamps = [source.stamp() for source in sources]
+        if stamps == self._stamps:
+            return False
+        isRead = all([source.reload() for source in sources])
+        self._stamps = stamps if isRead else None  # else another look is due
+        return isRead
+
+    @property
+    def isClosed(self):
+        """Whether nothing more will come, as of the last look."""
+        return not self._particles.isOpen and not (self._connected and self._connected.isOpen)
+
+    @property
+    def isEmpty(self):
+        """Whether there is nothing to tell box and alignment by yet."""
+        return self._particles.first() is None or bool(self._connected and self._connected.first() is None)
+
+    def collect(self, alignment, plan):
+        """Take note of particles that have become ready. The alignment is to be loaded."""
+        mayCome = alignment.connected and self._connected.isOpen
+        last = max(self._seen, default=0)
+        self._scan(self._particles.allItems(f"id>{last}"), alignment, plan, mayCome)
+        if len(self._seen) < self._particles.count:  # some came with lower ids, or wait for their alignment
+            self._scan(self._particles.allItems(), alignment, plan, mayCome)
+        self.ready.sort(key=lambda row: row.particle_id)
+        if self.ready and self._since is None:
+            self._since = time.monotonic()
+
+    def _scan(self, items, alignment, plan, mayCome):
+        for item in items:
+            particleId = item.getObjId()
+            if particleId in self._seen:
+                continue
+            if not item.isEnabled():
+                self.disabled += 1
+            else:
+                before = len(self.bad)
+                rows = list(particleRows([item], alignment, plan, self.bad))
+                self.ready += rows
+                if not rows and len(self.bad) == before:  # it has no alignment
+                    if mayCome:
+                        continue
+                    self.unaligned += 1
+            self._seen.add(particleId)
+
+    def take(self, count):
+        """The first so many rows that are ready, which are then taken; and the bad particles so far."""
+        rows, self.ready = self.ready[:count], self.ready[count:]
+        bad, self.bad = self.bad, []
+        self._since = time.monotonic() if self.ready else None
+        return rows, bad
+
+    def waited(self):
+        """For how many seconds particles have been ready."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+
+class Batches:
+    """Jobs for what has come at a time, each in a folder of its own."""
+
+    def __init__(self, folder):
+        self._folder = os.path.join(folder, "batches")
+
+    def ids(self):
+        """Ids of all particles that batches have taken, the bad ones too."""
+        for job in self.all():
+            yield from job.particle_ids()
+
+    def all(self):
+        """The jobs, in their order."""
+        if not os.path.isdir(self._folder):
+            return []
+        paths = [Job.path_in(os.path.join(self._folder, name)) for name in sorted(os.listdir(self._folder))]
+        return [Job.read(path) for path in paths if os.path.exists(path)]
+
+    def write(self, plan, rows, particlesPerStack, bad):
+        """A new job."""
+        folder = os.path.join(self._folder, f"batch_{len(self.all()) + 1:06d}")
+        os.makedirs(folder, exist_ok=True)
+        return Job.write(folder, plan, rows, particlesPerStack, bad)

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Open sets are followed: every particle once, in order, whatever happens, with the bytes of a closed run."""
+
+import contextlib
+import os
+import shutil
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from downsample_plugin import headless
+
+from .scipion_sets import (
+    connect,
+    downsample,
+    image_of,
+    items_of,
+    matrix,
+    new_downsample,
+    particle,
+    particle_set,
+    register,
+    write_stack,
+)
+
+APIX, BOX, COUNT = 1.5, 32, 40
+FAST = {"streamingSleepOnWait": 1, "streamingBatchWait": 1, "particlesPerStack": 8}
+PATIENCE = 45  # s
+
+
+class Feeder:
+    """A protocol that fills a set, as an extraction does while the microscope runs."""
+
+    def __init__(self, project, apix=APIX, alignment=None):
+        from pwem.objects import SetOfParticles
+
+        def fill(protocol):
+            particles = SetOfParticles.create(protocol.getPath())
+            particles.setSamplingRate(apix)
+            particles.setHasCTF(True)
+            if alignment:
+                particles.setAlignment(alignment)
+            particles.setStreamState(SetOfParticles.STREAM_OPEN)
+            self.set = particles
+            return particles
+
+        self.project = project
+        self.protocol = register(project, fill, finished=False)
+        self.set.close()
+
+    def feed(self, items, close=False):
+        """Append items, and make them seen."""
+        if not self.set.isEmpty():
+            self.set.enableAppend()
+        for item in items:
+            self.set.append(item)
+        state = self.set.STREAM_CLOSED if close else self.set.STREAM_OPEN
+        self.protocol._updateOutputSet("outputParticles", self.set, state)
+        if close:
+            self.protocol.setFinished()
+        self.project._storeProtocol(self.protocol)
+        shutil.copy(self.project.getDbPath(), self.protocol.getDbPath())  # where others look for its state
+
+
+@pytest.fixture(scope="module")
+def items(project):
+    """Particles in two stacks, with alignments."""
+    rng = np.random.default_rng(3)
+    stacks = [write_stack(f"part_{k}.mrcs", rng.normal(size=(COUNT // 2, BOX, BOX))) for k in range(2)]
+    shifts = rng.uniform(-4, 4, size=(COUNT, 2))
+    return [
+        particle(i + 1, (i % 20 + 1, stacks[i // 20]), matrix(np.eye(3), shifts[i]), (500 + i, 500))
+        for i in range(COUNT)
+    ]
+
+
+SETTINGS = {"fourierCropSize": 16, "recenter": True, "lowpassResolution": 12.0}
+
+
+@pytest.fixture(scope="module")
+def closed(project, items):
+    """The same set, processed when it is whole."""
+    return downsample(project, particle_set(project, items, APIX, "Projection"), **SETTINGS)
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come"
+        time.sleep(0.2)
+
+
+def seen(project, protocol):
+    """Number of particles in the output that others see now."""
+    project._updateProtocol(protocol)
+    output = getattr(protocol, "outputParticles", None)
+    return output.getSize() if output is not None else 0
+
+
+def log_of(protocol):
+    with contextlib.suppress(OSError):
+        return "".join(open(path).read() for path in protocol.getLogPaths()[:2])
+    return ""
+
+
+def processes_of(protocol):
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        program, *arguments = process.info["cmdline"] or [""]
+        line = " ".join(arguments)
+        if "python" in program and "pw_protocol_run" in line and f" {protocol.getObjId()}" in line:
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def kill(protocol):
+    processes = processes_of(protocol)
+    assert processes
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def go_on(project, protocol):
+    """Continue after a kill, as from the project window."""
+    from pyworkflow.protocol.constants import MODE_RESUME
+
+    project._updateProtocol(protocol)
+    protocol.setFailed("it was killed")
+    project._storeProtocol(protocol)
+    protocol.runMode.set(MODE_RESUME)
+    project.launchProtocol(protocol, wait=False)
+
+
+def finished(project, protocol):
+    def is_over():
+        project._updateProtocol(protocol)
+        return protocol.isFinished() or protocol.isFailed() or protocol.isAborted()
+
+    wait_for(is_over, "the end")
+    assert protocol.isFinished(), protocol.getErrorMessage()
+
+
+def check_same(protocol, closed):
+    """Ids, order, every value and every byte are those of the set that was processed whole."""
+    output, expected = protocol.outputParticles, closed.outputParticles
+    assert output.isStreamClosed()
+    assert output.getSize() == expected.getSize()
+    for name in ("getSamplingRate", "getAlignment", "hasCTF", "getDim"):
+        assert getattr(output, name)() == getattr(expected, name)(), name
+    found, wanted = items_of(output), items_of(expected)
+    assert [item.getObjId() for item in found] == [item.getObjId() for item in wanted]
+    for one, other in zip(found, wanted):
+        values, others = one.getObjDict(), other.getObjDict()
+        assert {name for name in others if values.get(name) != others[name]} <= {"_index", "_filename"}
+        assert np.array_equal(image_of(one), image_of(other))
+    places = [item.getLocation() for item in found]
+    assert len(set(places)) == len(places)
+    relations = [
+        sorted((r["name"], r["object_parent_extended"]) for r in each.getRelations()) for each in (protocol, closed)
+    ]
+    assert relations[0] == relations[1]
+    assert os.path.exists(protocol.picturePath())
+
+
+def test_fed_in_bursts_with_a_kill_in_the_middle(project, items, closed):
+    feeder = Feeder(project, alignment="Projection")
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    assert protocol.validate() == []
+    project.launchProtocol(protocol, wait=False)
+    feeder.feed(items[:11])
+    wait_for(lambda: seen(project, protocol) == 11, "the first burst")
+    assert protocol.outputParticles.isStreamOpen()
+    assert protocol.outputParticles.getSamplingRate() == 3.0
+
+    later = downstream(project, protocol)
+    feeder.feed(items[11:15])
+    wait_for(lambda: seen(project, protocol) == 15, "the second burst")
+    feeder.feed(items[15:30])
+    time.sleep(1.2)  # somewhere in the work on the third
+    kill(protocol)
+    feeder.feed(items[30:33])
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) == 33, "what was fed before and while it was down")
+    feeder.feed(items[33:], close=True)
+    finished(project, protocol)
+    check_same(protocol, closed)
+    assert "40 particles" in protocol.summary()[0]
+    # the one that followed has ended with the run that was killed: Scipion closes the sets of a run that has failed
+    finished(project, later)
+    assert later.outputParticles.getSize() == 15
+    go_on(project, later)
+    finished(project, later)
+    assert [item.getObjId() for item in items_of(later.outputParticles)] == list(range(1, COUNT + 1))
+    assert later.outputParticles.getXDim() == 8
+
+
+def downstream(project, protocol):
+    """Another protocol started on the open output: here one that follows it in turn."""
+    later = new_downsample(project, protocol, fourierCropSize=8, **FAST)
+    assert later.validate() == []
+    project.launchProtocol(later, wait=False)
+    return later
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.4, 0.8, 1.2, 1.6, 2.0])
+def test_killed_at_any_moment(project, items, closed, moment):
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:25])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: processes_of(protocol), "its process")
+    wait_for(lambda: "followStep" in log_of(protocol), "its work")
+    time.sleep(moment)
+    kill(protocol)
+    go_on(project, protocol)
+    feeder.feed(items[25:], close=True)
+    finished(project, protocol)
+    check_same(protocol, closed)
+
+
+def test_full_stacks_go_at_once_and_the_rest_waits(project, items):
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:19])
+    settings = {**FAST, "streamingBatchWait": 3600}
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **settings)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 16, "two full stacks")
+    time.sleep(3)
+    assert seen(project, protocol) == 16
+    feeder.feed([], close=True)
+    finished(project, protocol)
+    assert protocol.outputParticles.getSize() == 19
+    assert len(protocol.outputParticles.getFiles()) == 3
+
+
+def test_a_stalled_input_costs_nothing(project, items):
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:8])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 8, "the first burst")
+    process = processes_of(protocol)[0]
+    time.sleep(2)
+    before = process.cpu_times()
+    time.sleep(10)
+    after = process.cpu_times()
+    assert (after.user + after.system) - (before.user + before.system) < 0.5
+    feeder.feed([], close=True)
+    finished(project, protocol)
+
+
+def test_an_alignment_that_comes_later(project, items, closed):
+    """Particles wait for their alignment; those that it never has are left out."""
+    particles, alignment = Feeder(project), Feeder(project, alignment="Projection")
+    plain = [particle(item.getObjId(), item.getLocation(), None, item.getCoordinate().getPosition()) for item in items]
+    protocol = new_downsample(
+        project, particles.protocol, alignments3D=(alignment.protocol, "outputParticles"), **SETTINGS, **FAST
+    )
+    assert protocol.validate() == []
+    project.launchProtocol(protocol, wait=False)
+    particles.feed(plain[:20])
+    alignment.feed(items[5:12])
+    wait_for(lambda: seen(project, protocol) == 7, "those that are aligned")
+    particles.feed(plain[20:], close=True)
+    alignment.feed(items[12:])
+    wait_for(lambda: seen(project, protocol) == 35, "the rest of those")
+    alignment.feed(items[:4], close=True)
+    finished(project, protocol)
+    expected = [item.getObjId() for item in items if item.getObjId() != 5]
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == expected
+    assert any("1 particles that Alignments 3D does not have" in line for line in protocol.summary())
+    images = {item.getObjId(): image_of(item) for item in items_of(closed.outputParticles)}
+    for item in items_of(protocol.outputParticles):
+        assert np.array_equal(image_of(item), images[item.getObjId()])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_bad_particles(project, items, skip):
+    images = np.random.default_rng(0).normal(size=(12, BOX, BOX))
+    images[9] = np.nan
+    stack = write_stack(f"bad_{skip}.mrcs", images)
+    feeder = Feeder(project)
+    feeder.feed([particle(i, (i, stack)) for i in range(1, 9)])
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, skipCorrupt=skip, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 8, "the first burst")
+    feeder.feed([particle(i, (i, stack)) for i in range(9, 13)], close=True)
+    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    if not skip:
+        assert protocol.isFailed()
+        assert "Particle 10" in protocol.getErrorMessage()
+        protocol.skipCorrupt.set(True)
+        go_on(project, protocol)
+    finished(project, protocol)
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]
+    assert any("Left out: 1 corrupt particles" in line for line in protocol.summary())
+
+
+def test_what_cannot_be_done_is_said_when_the_first_particle_comes(project, items):
+    feeder = Feeder(project)
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=64, **FAST)
+    assert protocol.validate() == []
+    project.launchProtocol(protocol, wait=False)
+    feeder.feed([particle(1, items[0].getLocation())])
+    wait_for(lambda: seen(project, protocol) is not None and protocol.isFailed(), "the refusal")
+    assert "64" in protocol.getErrorMessage()
+
+
+def test_an_open_set_that_closes_empty(project):
+    feeder = Feeder(project)
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, **FAST)
+    feeder.feed([])
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: "followStep" in log_of(protocol), "its work")
+    time.sleep(2)
+    assert seen(project, protocol) == 0
+    assert protocol.isActive()
+    feeder.feed([], close=True)
+    wait_for(lambda: seen(project, protocol) is not None and protocol.isFailed(), "the refusal")
+    assert "none has come" in protocol.getErrorMessage()
+
+
+def test_a_finished_run_whose_input_goes_on(project, items, closed):
+    """Opened again, it takes what is new, into the same output."""
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:20], close=True)
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    headless.run(project, protocol)
+    feeder.feed(items[20:23])
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) == 23, "what is new")
+    feeder.feed(items[23:], close=True)
+    finished(project, protocol)
+    check_same(protocol, closed)
+
+
+def test_back_to_full_size(project, items):
+    from downsample_plugin.protocols import ProtRestoreFullSize
+
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:20])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 20, "the first burst")
+    feeder.feed(items[20:], close=True)
+    finished(project, protocol)
+    restored = headless.run(
+        project, connect(project.newProtocol(ProtRestoreFullSize), inputParticles=protocol, downsampled=protocol)
+    )
+    for before, after in zip(items, items_of(restored.outputParticles)):
+        assert after.getObjId() == before.getObjId()
+        assert after.getLocation() == before.getLocation()
+        assert after.getTransform().getMatrix() == pytest.approx(before.getTransform().getMatrix(), abs=1e-6)
