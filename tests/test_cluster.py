@@ -11,6 +11,7 @@ import pytest
 
 from .scipion_sets import downsample, items_of, new_downsample, particle, particle_set, write_stack
 from .slurm import jobs_under_way, running_slurm
+from .test_streaming import Feeder
 
 APIX, BOX, COUNT = 1.31, 40, 10
 SETTINGS = {"fourierCropSize": 20, "lowpassResolution": 9.0, "particlesPerStack": 4, "numberOfThreads": 1}
@@ -141,3 +142,23 @@ def test_a_piece_that_is_killed_fails_by_name_and_continue_makes_it(project, giv
     protocol.runMode.set(MODE_RESUME)
     finish(project, protocol)
     assert stacks_of(protocol) == expected
+
+
+@pytest.mark.parametrize("for_steps", [False, True])
+def test_an_open_set_under_a_queue(project, given, slurm, for_steps):
+    """Each batch is a job of its own, or the whole run one job that waits for the particles."""
+    items = items_of(given.outputParticles)
+    feeder = Feeder(project, given.outputParticles.getSamplingRate())
+    feeder.feed(items[:5])
+    protocol = queued(project, feeder.protocol, for_steps, streamingSleepOnWait=1, streamingBatchWait=1)
+    fed = []
+
+    def feed_the_rest():
+        if not fed and getattr(protocol, "outputParticles", None) is not None:
+            fed.append(feeder.feed(items[5:], close=True))
+
+    finish(project, protocol, feed_the_rest)
+    assert protocol.isFinished(), protocol.getErrorMessage()
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [item.getObjId() for item in items]
+    if for_steps:
+        assert log_of(protocol).count("Launched job with id") == len(protocol.jobs())

@@ -310,6 +310,35 @@ def test_what_cannot_be_done_is_said_when_the_first_particle_comes(project, item
     assert "64" in protocol.getErrorMessage()
 
 
+def test_changed_parameters_are_not_mixed(project, items):
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:8])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 8, "the first burst")
+    kill(protocol)
+    protocol.fourierCropSize.set(12)
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    assert "parameters have been changed" in protocol.getErrorMessage()
+    assert protocol.outputParticles.getSize() == 8
+
+
+def test_a_batch_with_nothing_but_bad_particles(project, items):
+    images = np.full((12, BOX, BOX), np.nan)
+    images[8:] = np.random.default_rng(0).normal(size=(4, BOX, BOX))
+    stack = write_stack("nothing_but_bad.mrcs", images)
+    feeder = Feeder(project)
+    feeder.feed([particle(i, (i, stack)) for i in range(1, 9)])
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, skipCorrupt=True, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: "Left out: 8" in log_of(protocol), "the first batch")
+    feeder.feed([particle(i, (i, stack)) for i in range(9, 13)], close=True)
+    finished(project, protocol)
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [9, 10, 11, 12]
+    assert any("Left out: 8 corrupt particles" in line for line in protocol.summary())
+
+
 def test_an_open_set_that_closes_empty(project):
     feeder = Feeder(project)
     protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, **FAST)

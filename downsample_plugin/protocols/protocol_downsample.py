@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import shlex
 import subprocess
@@ -36,6 +37,7 @@ from .results import Results, Tally, describeRun, methodsSentence, newOutput
 from .stream import Batches, ParticleStream
 
 SHORTEST_SLEEP = 0.1  # s; without any sleep, waiting would cost a whole core
+LONGEST_AGE_OF_PICTURE = 60  # s, while a run follows an open set: drawing takes longer than a small batch
 MOST_STACKS_IN_A_BATCH = 20  # so that the first particles of a large set are there before the last
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
@@ -104,6 +106,7 @@ class ProtDownsampleParticles(EMProtocol):
             results.fill(output, particles, alignment)
         tally = Tally(results.taken, results.missing - corrupt, results.disabled, corrupt, job.bytes_on_disk)
         self._describe(job.plan, tally, alignment, output)
+        self._drawResult()
         self._defineOutputs(**{DownsampleOutputs.outputParticles.name: output})
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_other_stacks()
@@ -116,8 +119,7 @@ class ProtDownsampleParticles(EMProtocol):
         job.check_worked_on(stacks)
 
     def _describe(self, plan, tally, alignment, output):
-        """Leave words and a picture for people."""
-        self._drawResult()
+        """Leave words for people."""
         badPath = os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
         self.summaryVar.set("\n".join(describeRun(plan, tally, self.particles(), alignment, output, badPath)))
         self.info(self.summaryVar.get())
@@ -129,6 +131,10 @@ class ProtDownsampleParticles(EMProtocol):
             draw_result(self.picturePath(), Sample.of_jobs(self.jobs()))
         except Exception as error:
             self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
+
+    @staticmethod
+    def _age(path):
+        return time.time() - os.path.getmtime(path) if os.path.exists(path) else math.inf
 
     def picturePath(self):
         """The result picture, a PNG."""
@@ -152,6 +158,7 @@ class ProtDownsampleParticles(EMProtocol):
             batches = Batches(self._getExtraPath())
             output = self._outputSoFar()
             for job in self.jobs():
+                self._checkSamePlan(job)
                 output = self._finishBatch(job, output)
             taken = set(batches.ids()) | (output.getIdSet() if output else set())
             stream = ParticleStream(self.particles(), next(iter(self._connected()), None), taken)
@@ -195,10 +202,22 @@ class ProtDownsampleParticles(EMProtocol):
             count -= count % full
         return min(count, MOST_STACKS_IN_A_BATCH * full)
 
+    def _checkSamePlan(self, job):
+        """What is appended to an output must be like what it has."""
+        if job.plan != self.plan():
+            raise PlanError(
+                [
+                    f"The parameters have been changed since the run began ({job.plan.summary()}), expected the same, "
+                    "since what comes is appended to the same set; set them back, or restart the run."
+                ]
+            )
+
     def _finishBatch(self, job, output, stream=None):
         """Make what a batch is to make, if it is not made, and append it to the output, if it is not there."""
         if not job.is_finished() or job.has_bad_particles():
             self._runProgram(job, job.stacks)
+        if self.skipCorrupt and not job.has_images():
+            return output
         job.check_done(self.skipCorrupt.get())
         first = next(job.results()).particle_id
         if output is not None and output[first] is not None:
@@ -213,6 +232,8 @@ class ProtDownsampleParticles(EMProtocol):
         Results(job).fill(output, particles, alignment, f"id>={min(ids)} AND id<={max(ids)}")
         self._describe(job.plan, self._tally(output, stream), alignment, output)
         self._publish(output, Set.STREAM_OPEN)
+        if self._age(self.picturePath()) > LONGEST_AGE_OF_PICTURE:
+            self._drawResult()
         return output
 
     def _tally(self, output, stream):
@@ -248,6 +269,7 @@ class ProtDownsampleParticles(EMProtocol):
         check_done(jobs, self._getExtraPath(), self.skipCorrupt.get())
         plan = jobs[-1].plan
         self._describe(plan, self._tally(output, stream), self.alignment(), output)
+        self._drawResult()
         self._publish(output, Set.STREAM_CLOSED)
 
     @classmethod

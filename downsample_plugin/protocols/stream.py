@@ -105,11 +105,16 @@ class Batches:
         """The jobs, in their order."""
         if not os.path.isdir(self._folder):
             return []
-        paths = [Job.path_in(os.path.join(self._folder, name)) for name in sorted(os.listdir(self._folder))]
-        return [Job.read(path) for path in paths if os.path.exists(path)]
+        names = sorted(filter(self._hasJob, os.listdir(self._folder)))
+        return [Job.read(Job.path_in(os.path.join(self._folder, name))) for name in names]
 
     def write(self, plan, rows, particlesPerStack, bad):
         """A new job."""
-        folder = os.path.join(self._folder, f"batch_{len(self.all()) + 1:06d}")
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(self._folder, exist_ok=True)
+        name = max(filter(self._hasJob, os.listdir(self._folder)), default=f"batch_{0:06d}")
+        folder = os.path.join(self._folder, f"batch_{int(name.split('_')[1]) + 1:06d}")
+        os.makedirs(folder, exist_ok=True)  # it may be there without a job, of a run that was killed just then
         return Job.write(folder, plan, rows, particlesPerStack, bad)
+
+    def _hasJob(self, name):
+        return os.path.exists(Job.path_in(os.path.join(self._folder, name)))
