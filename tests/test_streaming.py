@@ -191,7 +191,7 @@ def test_fed_in_bursts_with_a_kill_in_the_middle(project, items, closed):
     assert "40 particles" in protocol.summary()[0]
     # the one that followed has ended with the run that was killed: Scipion closes the sets of a run that has failed
     finished(project, later)
-    assert later.outputParticles.getSize() == 15
+    assert 15 <= later.outputParticles.getSize() < COUNT
     go_on(project, later)
     finished(project, later)
     assert [item.getObjId() for item in items_of(later.outputParticles)] == list(range(1, COUNT + 1))

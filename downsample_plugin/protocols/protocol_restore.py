@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 
 import numpy as np
@@ -21,16 +20,10 @@ from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .left_out import LeftOut
 from .messages import emptyProblems, toldToTheUser
 from .particles import PARTICLES_OR_CLASSES, InputParticles, complete
-from .results import SHIFT_RECORDS
+from .results import OUTPUT_NAME, SHIFT_RECORDS
 from .way_back import WayBack, nameOf
 
 NOT_FOUND = -1  # where an id stands otherwise
-
-
-class RestoreOutputs(enum.Enum):
-    """What the protocol makes."""
-
-    outputParticles = SetOfParticles
 
 
 class ProtRestoreFullSize(EMProtocol):
@@ -43,7 +36,7 @@ class ProtRestoreFullSize(EMProtocol):
 
     _label = "restore full-size particles"
     _devStatus = NEW
-    _possibleOutputs = RestoreOutputs
+    _possibleOutputs = {OUTPUT_NAME: SetOfParticles}
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -101,7 +94,7 @@ class ProtRestoreFullSize(EMProtocol):
             leftOut.refuseNone(output)
         self.summaryVar.set("\n".join(self._describe(output, ids, way, alignment, leftOut)))
         self.info(self.summaryVar.get())
-        self._defineOutputs(**{RestoreOutputs.outputParticles.name: output})
+        self._defineOutputs(**{OUTPUT_NAME: output})
         for source in (self.inputParticles, self.downsampled, self.fullSizeParticles):
             if source.hasValue():
                 self._defineSourceRelation(source, output)
@@ -176,12 +169,12 @@ class ProtRestoreFullSize(EMProtocol):
         return problems + self._wayBack().problems
 
     def _summary(self):
-        if hasattr(self, RestoreOutputs.outputParticles.name):
+        if hasattr(self, OUTPUT_NAME):
             return self.summaryVar.get().split("\n")
         return ["Output particles not ready yet."]
 
     def _methods(self):
-        if not hasattr(self, RestoreOutputs.outputParticles.name):
+        if not hasattr(self, OUTPUT_NAME):
             return []
         return [
             f"The alignment of {self.outputParticles.getSize()} downsampled particles was carried over to their "

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 import time
 
 import numpy as np
@@ -23,18 +22,13 @@ from .alignments import OwnAlignment
 from .left_out import LeftOut
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
+from .results import OUTPUT_NAME
 
 FROM_POINT, FROM_VOLUME = range(2)
 IN_ANGSTROMS, IN_PIXELS = range(2)
 # What a point's height along the beam, towards the electron source, changes the defocus by: factors of the height
 DEFOCUS_CHANGES = [0, -1, 1]
 AXES = ("xCenter", "yCenter", "zCenter")
-
-
-class ShiftCenterOutputs(enum.Enum):
-    """What the protocol makes."""
-
-    outputParticles = SetOfParticles
 
 
 class ProtShiftParticleCenter(EMProtocol):
@@ -46,7 +40,7 @@ class ProtShiftParticleCenter(EMProtocol):
 
     _label = "move particle center"
     _devStatus = NEW
-    _possibleOutputs = ShiftCenterOutputs
+    _possibleOutputs = {OUTPUT_NAME: SetOfParticles}
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -156,7 +150,7 @@ class ProtShiftParticleCenter(EMProtocol):
             mover.leftOut.refuseNone(output)
         self.summaryVar.set("\n".join(self._describe(output, point, mover)))
         self.info(self.summaryVar.get())
-        self._defineOutputs(**{ShiftCenterOutputs.outputParticles.name: output})
+        self._defineOutputs(**{OUTPUT_NAME: output})
         self._defineTransformRelation(self.inputParticles, output)
 
     def newCenter(self):
@@ -214,12 +208,12 @@ class ProtShiftParticleCenter(EMProtocol):
         ]
 
     def _summary(self):
-        if hasattr(self, ShiftCenterOutputs.outputParticles.name):
+        if hasattr(self, OUTPUT_NAME):
             return self.summaryVar.get().split("\n")
         return ["Output particles not ready yet."]
 
     def _methods(self):
-        if not hasattr(self, ShiftCenterOutputs.outputParticles.name):
+        if not hasattr(self, OUTPUT_NAME):
             return []
         return [
             f"The alignments of {self.outputParticles.getSize()} particles were moved to a point of the reference, "
@@ -283,4 +277,4 @@ class _Mover:
             change = self._defocusChange * (shift - newShift)[2]
             ctf.setDefocusU(ctf.getDefocusU() + change)
             ctf.setDefocusV(ctf.getDefocusV() + change)
-            ctf.setDefocusRatio(ctf.getDefocusU() / ctf.getDefocusV())
+            ctf._defocusRatio.set(ctf.getDefocusU() / ctf.getDefocusV())

@@ -18,6 +18,7 @@ from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
 from .particles import complete
 
+OUTPUT_NAME = "outputParticles"
 SHIFT_RECORDS = ("_downsampleShiftX", "_downsampleShiftY")  # attributes of each output particle: d in Å
 
 

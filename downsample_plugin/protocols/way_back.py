@@ -16,8 +16,8 @@ import numpy as np
 
 from ..errors import DataError
 from .particles import InputParticles
-from .protocol_downsample import DownsampleOutputs, ProtDownsampleParticles
-from .results import shiftRecord
+from .protocol_downsample import ProtDownsampleParticles
+from .results import OUTPUT_NAME, shiftRecord
 
 # A particle's image as a number, its id, recorded shift (Å), micrograph, place in that (Å), defocus U and V (Å)
 _ROW = [("key", "i8"), ("id", "i8"), ("shift", "f8", 2), ("micrograph", "f8"), ("place", "f8", 2), ("defocus", "f8", 2)]
@@ -51,7 +51,7 @@ class WayBack:
         """`particles` are to be traced; `downsampled` and `fullSize` are what the user names, all InputParticles."""
         self._particles, self._downsampled = particles, downsampled
         runs = [run for run in project.getRuns() if isinstance(run, ProtDownsampleParticles)]
-        self._all = [run for run in runs if hasattr(run, DownsampleOutputs.outputParticles.name)]
+        self._all = [run for run in runs if hasattr(run, OUTPUT_NAME)]
         self._given = next(iter(self._runsThatMade(downsampled.files())), None)
         self._isChosen = fullSize.exists  # by the user; else it is what the named run leads to
         self._lasting = fullSize.files()  # images that are full size already
@@ -250,7 +250,7 @@ def _inputOf(run):
 
 
 def _outputOf(run):
-    return InputParticles(getattr(run, DownsampleOutputs.outputParticles.name))
+    return InputParticles(getattr(run, OUTPUT_NAME))
 
 
 def _known(values):

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The part of "downsample particles" that follows open sets: batches as they come, one output that grows."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+
+from pwem.protocols import EMProtocol
+from pyworkflow.object import Set
+from pyworkflow.protocol import getProtocolFromDb
+
+from ..errors import DataError, PlanError
+from ..job import check_done, refusal
+from .messages import toldToTheUser
+from .results import OUTPUT_NAME, Results, Tally, newOutput
+from .stream import Batches, ParticleStream
+
+SHORTEST_SLEEP = 0.1  # s; without any sleep, waiting would cost a whole core
+LONGEST_AGE_OF_PICTURE = 60  # s, while a run follows an open set: drawing takes longer than a small batch
+MOST_STACKS_IN_A_BATCH = 20  # so that the first particles of a large set are there before the last
+
+
+class FollowsOpenSets:
+    """What ProtDownsampleParticles does while its inputs are still being filled."""
+
+    def _isFollowing(self):
+        """Whether an input is still being filled, or was when this run began."""
+        isOpen = self.particles().isOpen or any(source.isOpen for source in self._connected())
+        return isOpen or bool(Batches(self._getExtraPath()).all())
+
+    def followStep(self, launched):
+        """Downsample particles in batches as they come, until the inputs are closed."""
+        with toldToTheUser():
+            batches = Batches(self._getExtraPath())
+            output = self._outputSoFar()
+            for job in self.jobs():
+                self._checkSamePlan(job)
+                output = self._finishBatch(job, output)
+            taken = set(batches.ids()) | (output.getIdSet() if output else set())
+            stream = ParticleStream(self.particles(), next(iter(self._connected()), None), taken)
+            while True:
+                if stream.look() and not stream.isEmpty:
+                    self._collect(stream)
+                count = self._readyToTake(stream)
+                if count:
+                    rows, bad = stream.take(count)
+                    job = batches.write(self.plan(), rows, self.particlesPerStack.get(), bad)
+                    output = self._finishBatch(job, output, stream)
+                elif stream.isClosed or (stream.isEmpty and not self._someoneFills()):
+                    break
+                else:
+                    time.sleep(max(self.streamingSleepOnWait.get(), SHORTEST_SLEEP))
+            self._close(output, stream)
+
+    def _someoneFills(self):
+        """Whether a protocol that makes an input still runs: a set without particles does not even say it is closed."""
+        path = self.getProject().getPath()
+        for pointer in (self.inputParticles, self.alignments3D, self.alignments2D):
+            maker = pointer.getObjValue()
+            if isinstance(maker, EMProtocol) and os.path.exists(os.path.join(path, maker.getDbPath())):
+                maker = getProtocolFromDb(path, maker.getDbPath(), maker.getObjId())
+            if isinstance(maker, EMProtocol) and maker.isActive():
+                return True
+        return False
+
+    def _collect(self, stream):
+        """Take note of what has come; PlanError if it cannot be worked on."""
+        problems = self._problems()
+        if problems:
+            raise PlanError(problems)
+        plan = self.plan()
+        stream.collect(self.alignment().load(plan.apix_in), plan)
+
+    def _readyToTake(self, stream):
+        """How many particles a batch is to take now: full stacks, or all if no more come or they have waited."""
+        count, full = len(stream.ready), self.particlesPerStack.get()
+        if not stream.isClosed and stream.waited() < self.streamingBatchWait.get():
+            count -= count % full
+        return min(count, MOST_STACKS_IN_A_BATCH * full)
+
+    def _checkSamePlan(self, job):
+        """What is appended to an output must be like what it has."""
+        if job.plan != self.plan():
+            raise PlanError(
+                [
+                    f"The parameters have been changed since the run began ({job.plan.summary()}), expected the same, "
+                    "since what comes is appended to the same set; set them back, or restart the run."
+                ]
+            )
+
+    def _finishBatch(self, job, output, stream=None):
+        """Make what a batch is to make, if it is not made, and append it to the output, if it is not there."""
+        if not job.is_finished() or job.has_bad_particles():
+            self._runProgram(job, job.stacks)
+        if self.skipCorrupt and not job.has_images():
+            return output
+        job.check_done(self.skipCorrupt.get())
+        first = next(job.results()).particle_id
+        if output is not None and output[first] is not None:
+            return output
+        job.flush()
+        particles, alignment = self.particles(), self.alignment().load(job.plan.apix_in)
+        if output is None:
+            output = newOutput(particles, alignment, job.plan, self._getPath())
+        else:
+            output.enableAppend()
+        ids = list(job.particle_ids())
+        Results(job).fill(output, particles, alignment, f"id>={min(ids)} AND id<={max(ids)}")
+        self._describe(job.plan, self._tally(output, stream), alignment, output)
+        self._publish(output, Set.STREAM_OPEN)
+        if self._age(self.picturePath()) > LONGEST_AGE_OF_PICTURE:
+            self._drawResult()
+        return output
+
+    def _tally(self, output, stream):
+        jobs = self.jobs()
+        corrupt = sum(1 for job in jobs for _ in job.bad_particles(job.stacks))
+        passedOver = (stream.unaligned, stream.disabled) if stream else (0, 0)
+        return Tally(output.getSize(), *passedOver, corrupt, sum(job.bytes_on_disk for job in jobs))
+
+    def _publish(self, output, state):
+        """Let others see what the output has now."""
+        name = OUTPUT_NAME
+        self._updateOutputSet(name, output, state)
+        if not self.getRelations():  # as after a kill too: relations come to the disk later than outputs
+            self._defineTransformRelation(self.inputParticles, getattr(self, name))
+        self._store()
+
+    def _outputSoFar(self):
+        """The output that an earlier launch of this run has made, or None."""
+        made = getattr(self, OUTPUT_NAME, None)
+        if made is None:
+            return None
+        output = made.getClass()(filename=made.getFileName())
+        output.loadAllProperties()
+        return output
+
+    def _close(self, output, stream):
+        """The inputs are closed: so is the output."""
+        jobs = self.jobs()
+        if stream.bad and not self.skipCorrupt:
+            raise refusal(stream.bad, len(stream.bad), self._getExtraPath())
+        if output is None:
+            raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
+        check_done(jobs, self._getExtraPath(), self.skipCorrupt.get())
+        plan = jobs[-1].plan
+        self._describe(plan, self._tally(output, stream), self.alignment(), output)
+        self._drawResult()
+        self._publish(output, Set.STREAM_CLOSED)
+
+    @classmethod
+    def worksInStreaming(cls):
+        """Scipion asks: it may be launched while its inputs are still open."""
+        return True
+
+    @staticmethod
+    def _age(path):
+        return time.time() - os.path.getmtime(path) if os.path.exists(path) else math.inf
