@@ -184,6 +184,10 @@ def test_defocus_by_height(project, single_blobs, choice, sign):
             change = getattr(new.getCTF(), name)() - getattr(old.getCTF(), name)()
             assert change == pytest.approx(sign * height, abs=1e-6)
         assert new.getCTF().getDefocusAngle() == old.getCTF().getDefocusAngle()
+        if sign:
+            assert new.getCTF().getDefocusRatio() == pytest.approx(
+                new.getCTF().getDefocusU() / new.getCTF().getDefocusV()
+            )
 
 
 def test_refusals_and_warnings(project, single_blobs):
