@@ -476,13 +476,15 @@ def stack_count(particles: int, particles_per_stack: int) -> int:
 
 def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
     """Why a job cannot be done, as sentences; empty if it can."""
-    problems = checks.problems(plan)
-    if particles_per_stack < 1:
-        problems.append(
-            f"Particles per stack: got {particles_per_stack}, expected 1 or more; {DEFAULT_PARTICLES_PER_STACK} is "
-            "usual."
-        )
-    return problems
+    return checks.problems(plan) + stack_problems(particles_per_stack)
+
+
+def stack_problems(particles_per_stack: int) -> list[str]:
+    """Why stacks cannot be of so many particles, as sentences; empty if they can."""
+    if particles_per_stack >= 1:
+        return []
+    usual = f"{DEFAULT_PARTICLES_PER_STACK} is usual."
+    return [f"Particles per stack: got {particles_per_stack}, expected 1 or more; {usual}"]
 
 
 def _job_in(folder: str) -> Job | None:

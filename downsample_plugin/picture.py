@@ -47,8 +47,10 @@ def draw_particles(axis: Any, sample: Sample) -> None:
     Each image has the contrast of its own percentiles. A box that was cropped shows smaller.
     """
     plan = sample.plan
-    eye = max(EYE_RESOLUTION, EYE_OVER_NYQUIST * plan.nyquist_resolution)
-    widest = max(plan.box_in * plan.apix_in, plan.box_out * plan.apix_out)
+    widths = plan.box_in * plan.apix_in, plan.box_out * plan.apix_out
+    widest = max(widths)
+    # no coarser than the images are wide
+    eye = min(max(EYE_RESOLUTION, EYE_OVER_NYQUIST * plan.nyquist_resolution), *widths)
     bar = round_length(widest / 3)
     across, down = widest * PITCH_ACROSS, widest * PITCH_DOWN
     rows = (
@@ -92,9 +94,11 @@ def draw_spectra(axis: Any, sample: Sample) -> None:
     """Radial power before and after, the gain of the filters, and both Nyquist limits."""
     plan, before, after = sample.plan, sample.spectrum_before, sample.spectrum_after
     if before.count:
-        axis.semilogy(before.frequency, before.power, color=BEFORE, label="before")
+        scale = _scale_of_normalization(sample) if plan.normalize else 1.0
+        label = "before, on the scale of the normalised" if plan.normalize else "before"
+        axis.semilogy(before.frequency, scale * before.power, color=BEFORE, label=label)
         axis.semilogy(after.frequency, after.power, color=AFTER, label="after")
-        _spare_the_filtered_away(axis, before.power)
+        _spare_the_filtered_away(axis, scale * before.power)
     ends = 1 / (2 * plan.apix_in), 1 / plan.nyquist_resolution
     for end, color, name in zip(ends, (BEFORE, AFTER), ("before", "after")):
         axis.axvline(end, color=color, linestyle=":", label=f"Nyquist {name}: {1 / end:.3g} Å")
@@ -111,6 +115,14 @@ def draw_spectra(axis: Any, sample: Sample) -> None:
     axis.legend(lines, labels, fontsize=8, loc="upper right")
 
 
+def _scale_of_normalization(sample: Sample) -> float:
+    """What normalisation has multiplied the power by: it says nothing of the resolution."""
+    after = sample.spectrum_after.power
+    before = sample.spectrum_before.power[: len(after)]
+    passed = (sample.spectrum_after.through(spectrum_gain(sample.plan)) > 0.9) & (before > 0)
+    return float(np.median(after[passed] / before[passed])) if passed.any() else 1.0
+
+
 def _spare_the_filtered_away(axis: Any, power: NDArray[np.float64]) -> None:
     """Show what is as strong as the spectrum before, not the nothing that a filter leaves."""
     shown = power[power > 0]
@@ -123,7 +135,7 @@ def draw_shifts(axis: Any, sample: Sample) -> None:
     applied, left = (np.hypot(*shifts.T) for shifts in (sample.applied, sample.left))
     axis.set(xlabel="length of the shift (Å)", ylabel="particles")
     if sample.plan.recenter is Recenter.NONE:
-        axis.set_title("Shifts: not recentred, so all stay in the alignment", loc="left", fontsize=9)
+        axis.set_title("Shifts: not recentred, so those of the alignment stay there", loc="left", fontsize=9)
         axis.set(xticks=[], yticks=[])
         return
     bins = np.linspace(0, max(applied.max(initial=0), left.max(initial=0), sample.plan.apix_in), 30)

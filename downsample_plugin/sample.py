@@ -50,6 +50,8 @@ class Sample:
     @classmethod
     def of_jobs(cls, jobs: Sequence[Job]) -> Sample:
         """Take a sample of jobs of one plan that are done. Particles that cannot be read any more are passed over."""
+        if not jobs:
+            raise DataError("no particles have been downsampled yet, expected some to show; wait for them")
         plan = jobs[0].plan
         pairs = list(_rows(jobs))
         wanted = np.array([(todo.shift_x, todo.shift_y) for todo, _ in pairs]).reshape(-1, 2)

@@ -78,7 +78,7 @@ class DownsampleViewer(EmProtocolViewer):
 
     def _plot(self, draw, title):
         try:
-            sample = Sample.of_jobs(self.protocol.jobs())
+            sample = Sample.of_jobs([job for job in self.protocol.jobs() if job.is_finished()])
         except DownsampleError as error:
             self.showError(f"{error}. The result picture has it as it was at the end of the run.")
             return []

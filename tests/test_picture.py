@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from downsample_plugin.core.filters import plan_gain
 from downsample_plugin.core.plan import DownsamplePlan, FilterShape, Recenter
 from downsample_plugin.core.spectra import RadialPower
+from downsample_plugin.errors import DataError
 from downsample_plugin.job import Job
 from downsample_plugin.picture import BAR_COLOR, draw_particles, draw_result, draw_shifts, draw_spectra, round_length
 from downsample_plugin.program import run_job
@@ -180,3 +181,30 @@ def test_particles_that_are_gone_are_passed_over(here):
 @pytest.mark.parametrize("length, expected", [(1.0, 1), (9.99, 5), (10, 10), (66, 50), (0.3, 0.2), (199, 100)])
 def test_bars_have_round_lengths(length, expected):
     assert round_length(length) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"box_in": 8, "normalize": True}, {"box_in": 64, "crop_size": 16, "fourier_crop_size": 8}, {"box_in": 32}],
+)
+def test_narrow_fields_of_view(here, settings):
+    """An image that is narrower than what is kept for the eye is shown all the same."""
+    plan = DownsamplePlan(apix_in=0.5, float16=True, **settings)
+    draw_result("result.png", Sample.of_jobs([job_of(plan, 5)]))
+    assert (here / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_normalised_spectra_are_drawn_on_one_scale(here):
+    plan = DownsamplePlan(64, APIX, fourier_crop_size=32, normalize=True, lowpass_resolution=10.0)
+    axis = Figure().subplots()
+    draw_spectra(axis, Sample.of_jobs([job_of(plan)]))
+    drawn = {line.get_label(): line.get_data()[1] for line in axis.get_lines()}
+    before, after = drawn["before, on the scale of the normalised"], drawn["after"]
+    assert np.median(after[:5] / before[:5]) == pytest.approx(1, abs=0.1)
+    low, high = axis.get_ylim()
+    assert low < after[:5].min() < after[:5].max() < high
+
+
+def test_nothing_to_show_yet_is_a_sentence():
+    with pytest.raises(DataError, match="no particles have been downsampled yet"):
+        Sample.of_jobs([])

@@ -553,7 +553,7 @@ def test_nothing_is_invented_from_ids_alone(project, originals):
     assert "its defocus is" in protocol.getErrorMessage()
     for item in items:  # one micrograph, one defocus: nothing left to tell particles by
         item.setCTF(items[0].getCTF())
-    everywhere = without_marks(project, [(i + 1, item) for i, item in enumerate(items)], apix)
+    everywhere = without_marks(project, [(i + 20, item) for i, item in enumerate(items)], apix)
     protocol = new_restore(project, everywhere, small)
     project.launchProtocol(protocol, wait=True)
     assert protocol.isFailed()

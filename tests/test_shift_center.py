@@ -175,6 +175,15 @@ def test_what_projects_outside_the_box(project, single_blobs):
     assert any(f"Left out: {len(outside)} particles" in line for line in left.summary())
 
 
+def test_the_edge_of_the_box(project):
+    """A pixel reaches half its width to either side: 31.4 px right of pixel 32 is in a box of 64, 31.6 is not."""
+    stack = write_stack("edge.mrcs", np.zeros((1, BOX, BOX)))
+    given = particle_set(project, [particle(1, (1, stack), np.eye(4))], APIX, "Projection")
+    for x, isInside in ((31.4, True), (31.6, False), (-32.4, True), (-32.6, False)):
+        moved = move(project, given, centerUnit=1, xCenter=x)
+        assert any("outside the box" in line for line in moved.summary()) != isInside, x
+
+
 @pytest.mark.parametrize("choice, sign", [(0, 0), (1, -1), (2, 1)])
 def test_defocus_by_height(project, single_blobs, choice, sign):
     moved = move(project, single_blobs[0], defocusByHeight=choice, **coordinates(BLOB_CENTERS[0]))

@@ -339,6 +339,77 @@ def test_a_batch_with_nothing_but_bad_particles(project, items):
     assert any("Left out: 8 corrupt particles" in line for line in protocol.summary())
 
 
+def test_bad_particles_are_counted_once(project, items):
+    """Those found before any image, last of all, and those of a run that was closed once and whose input goes on."""
+    images = np.random.default_rng(0).normal(size=(14, BOX, BOX))
+    images[2] = np.nan
+    stack = write_stack("late.mrcs", images)
+    good, singular = matrix(np.eye(3), (1, 0)), np.zeros((4, 4))
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed([particle(i, (i, stack), good) for i in range(1, 9)], close=True)
+    protocol = new_downsample(project, feeder.protocol, skipCorrupt=True, **SETTINGS, **FAST)
+    headless.run(project, protocol)
+    feeder.feed([particle(i, (i, stack), good) for i in range(9, 11)])
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) == 9, "what is new")
+    feeder.feed([particle(i, (i, stack), singular) for i in range(11, 15)], close=True)
+    finished(project, protocol)
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert any("Left out: 5 corrupt particles" in line for line in protocol.summary())
+    with open(protocol._getExtraPath("bad_particles.star")) as file:
+        listed = [line.split()[0] for line in file if line[:1].isdigit()]
+    assert listed == ["3", "11", "12", "13", "14"]
+
+
+def test_stacks_in_the_output_stay_as_they_are(project, items):
+    """The output says which image of a stack is whose: skipping cannot be switched off afterwards."""
+    images = np.random.default_rng(0).normal(size=(8, BOX, BOX))
+    images[2] = np.nan
+    stack = write_stack("mended.mrcs", images)
+    feeder = Feeder(project)
+    feeder.feed([particle(i, (i, stack)) for i in range(1, 9)])
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, skipCorrupt=True, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 7, "the first burst")
+    kill(protocol)
+    images[2] = 1.0
+    write_stack(stack, images)
+    protocol.skipCorrupt.set(False)
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    assert "switch it on, or restart" in protocol.getErrorMessage()
+    (path,) = protocol.outputParticles.getFiles()
+    os.remove(path)  # lost, and the input has been mended: it would hold other particles
+    protocol.skipCorrupt.set(True)
+    go_on(project, protocol)
+    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    assert "other particles, expected the same; restart" in protocol.getErrorMessage()
+
+
+def test_an_open_set_without_particles_in_the_form(project):
+    feeder = Feeder(project)
+    protocol = new_downsample(project, feeder.protocol, fourierCropSize=16)
+    assert (protocol.validate(), protocol.warnings()) == ([], [])
+    assert protocol.summary() == ["Output particles not ready yet."]
+    assert "Particles per stack" in new_downsample(project, feeder.protocol, particlesPerStack=0).validate()[0]
+
+
+def test_looking_at_an_open_set_does_not_lock_it(project, items):
+    """The form, its checks and its wizards leave no reader behind that would keep the writer waiting."""
+    from downsample_plugin import wizards
+
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[:20])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS)
+    assert protocol.validate() == []
+    protocol.warnings()
+    plan, preview = wizards._previewOf(protocol)
+    assert preview(plan).shape == (16, 16)
+    start = time.monotonic()
+    feeder.feed(items[20:], close=True)
+    assert time.monotonic() - start < 3
+
+
 def test_an_open_set_that_closes_empty(project):
     feeder = Feeder(project)
     protocol = new_downsample(project, feeder.protocol, fourierCropSize=16, **FAST)

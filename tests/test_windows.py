@@ -126,3 +126,33 @@ def test_particles_are_shown_without_java(project):
     viewer.setProtocol(run)
     (view,) = viewer._getVisualizeDict()["showParticles"]("showParticles")
     assert isinstance(view, MDView)
+
+
+@pytest.mark.parametrize(
+    "own, values, sentence",
+    [
+        ("crop_size", {"cropSize": 0}, None),
+        ("target_pixel_size", {"targetPixelSize": 0.0}, None),
+        ("target_pixel_size", {"targetPixelSize": float("nan")}, None),
+        ("fourier_crop_size", {"fourierCropSize": 500}, None),
+        ("crop_size", {"targetPixelSize": float("inf")}, "Desired approx"),
+        ("crop_size", {"targetPixelSize": 0.0}, "Desired approx"),
+        ("target_pixel_size", {"cropSize": -4}, "Crop"),
+    ],
+)
+def test_wizards_on_values_that_make_no_sense(project, own, values, sentence):
+    """The wizard's own field gives way; another is complained of, in a sentence."""
+    import numpy as np
+
+    from downsample_plugin import wizards
+    from downsample_plugin.errors import PlanError
+
+    from .scipion_sets import new_downsample, particle, particle_set, write_stack
+
+    stack = write_stack("odd.mrcs", np.zeros((1, 64, 64)))
+    protocol = new_downsample(project, particle_set(project, [particle(1, (1, stack))], 1.5), **values)
+    if sentence is None:
+        assert getattr(wizards._boxPlanOf(protocol, own), own) is None
+    else:
+        with pytest.raises(PlanError, match=sentence):
+            wizards._boxPlanOf(protocol, own)

@@ -12,7 +12,8 @@ from pyworkflow.object import Set
 from pyworkflow.protocol import getProtocolFromDb
 
 from ..errors import DataError, PlanError
-from ..job import check_done, refusal
+from ..job import refusal
+from ..tables import write_bad_particles
 from .messages import toldToTheUser
 from .results import OUTPUT_NAME, Results, Tally, newOutput
 from .stream import Batches, ParticleStream
@@ -34,25 +35,64 @@ class FollowsOpenSets:
         """Downsample particles in batches as they come, until the inputs are closed."""
         with toldToTheUser():
             batches = Batches(self._getExtraPath())
-            output = self._outputSoFar()
-            for job in self.jobs():
-                self._checkSamePlan(job)
-                output = self._finishBatch(job, output)
-            taken = set(batches.ids()) | (output.getIdSet() if output else set())
-            stream = ParticleStream(self.particles(), next(iter(self._connected()), None), taken)
+            stream = ParticleStream(self.particles(), next(iter(self._connected()), None))
+            stream.look()  # what the project says of the inputs may be old
+            output = self._takeUp(stream)
             while True:
-                if stream.look() and not stream.isEmpty:
+                stream.look()
+                if stream.hasNews:
                     self._collect(stream)
                 count = self._readyToTake(stream)
                 if count:
                     rows, bad = stream.take(count)
                     job = batches.write(self.plan(), rows, self.particlesPerStack.get(), bad)
                     output = self._finishBatch(job, output, stream)
-                elif stream.isClosed or (stream.isEmpty and not self._someoneFills()):
+                elif stream.isClosed or (stream.isEmpty and not self._someoneFills() and not stream.look()):
                     break
                 else:
-                    time.sleep(max(self.streamingSleepOnWait.get(), SHORTEST_SLEEP))
+                    self._sleep()
             self._close(output, stream)
+
+    def _sleep(self):
+        time.sleep(max(self.streamingSleepOnWait.get(), SHORTEST_SLEEP))
+
+    def _takeUp(self, stream):
+        """Finish what an earlier launch of this run has begun; returns its output, or None."""
+        output, jobs = self._outputSoFar(), self.jobs()
+        while jobs and stream.isEmpty:  # the file of the input cannot be read just now
+            self._sleep()
+            stream.look()
+        published = output.getIdSet() if output else set()
+        stream.passOver(published)
+        for job in jobs:
+            self._checkSamePlan(job)
+            ids = set(job.particle_ids())
+            stream.passOver(ids)
+            if ids & published:
+                self._checkPublished(job, ids & published)
+            else:
+                output = self._finishBatch(job, output, stream)
+        if output:
+            self._publish(output, Set.STREAM_OPEN)
+        return output
+
+    def _checkPublished(self, job, published):
+        """The stacks of a batch that is in the output are to stay as they are: their images have their places there."""
+        if job.has_bad_particles() and not self.skipCorrupt:
+            raise PlanError(
+                [
+                    "Skip corrupt particles: it was on, and the output lacks the corrupt particles of stacks that it "
+                    "refers to, expected the same; switch it on, or restart the run."
+                ]
+            )
+        if job.is_finished():
+            return
+        self._runProgram(job, job.stacks)
+        if {row.particle_id for row in job.results()} != published:
+            raise DataError(
+                f"{job.folder}: stacks that the output refers to were lost, and made again from the input they have "
+                "other particles, expected the same; restart the run"
+            )
 
     def _someoneFills(self):
         """Whether a protocol that makes an input still runs: a set without particles does not even say it is closed."""
@@ -72,6 +112,18 @@ class FollowsOpenSets:
             raise PlanError(problems)
         plan = self.plan()
         stream.collect(self.alignment().load(plan.apix_in), plan)
+        if stream.bad and not self.skipCorrupt:
+            raise self._refusal(stream)
+
+    def _refusal(self, stream):
+        """The error that there are particles that cannot be used; all are listed."""
+        bad = self._allBad(stream)
+        path = self._badPath()
+        return refusal(bad, write_bad_particles(path, bad), path)
+
+    def _allBad(self, stream):
+        found = [bad for job in self.jobs() for bad in job.bad_particles(job.stacks)]
+        return sorted([*found, *stream.bad], key=lambda bad: bad.particle_id)
 
     def _readyToTake(self, stream):
         """How many particles a batch is to take now: full stacks, or all if no more come or they have waited."""
@@ -90,18 +142,17 @@ class FollowsOpenSets:
                 ]
             )
 
-    def _finishBatch(self, job, output, stream=None):
-        """Make what a batch is to make, if it is not made, and append it to the output, if it is not there."""
+    def _finishBatch(self, job, output, stream):
+        """Make what a batch is to make, and append it to the output."""
         if not job.is_finished() or job.has_bad_particles():
             self._runProgram(job, job.stacks)
-        if self.skipCorrupt and not job.has_images():
-            return output
-        job.check_done(self.skipCorrupt.get())
-        first = next(job.results()).particle_id
-        if output is not None and output[first] is not None:
+        if job.has_bad_particles() and not self.skipCorrupt:
+            raise self._refusal(stream)
+        if not job.has_images():
             return output
         job.flush()
-        particles, alignment = self.particles(), self.alignment().load(job.plan.apix_in)
+        particles = self.particles()
+        alignment = stream.alignment or self.alignment().load(job.plan.apix_in)
         if output is None:
             output = newOutput(particles, alignment, job.plan, self._getPath())
         else:
@@ -115,10 +166,12 @@ class FollowsOpenSets:
         return output
 
     def _tally(self, output, stream):
-        jobs = self.jobs()
-        corrupt = sum(1 for job in jobs for _ in job.bad_particles(job.stacks))
-        passedOver = (stream.unaligned, stream.disabled) if stream else (0, 0)
-        return Tally(output.getSize(), *passedOver, corrupt, sum(job.bytes_on_disk for job in jobs))
+        """The numbers so far; the corrupt particles are listed."""
+        bad = self._allBad(stream)
+        if bad:
+            write_bad_particles(self._badPath(), bad)
+        onDisk = sum(job.bytes_on_disk for job in self.jobs())
+        return Tally(output.getSize(), stream.unaligned, stream.disabled, len(bad), onDisk)
 
     def _publish(self, output, state):
         """Let others see what the output has now."""
@@ -139,13 +192,9 @@ class FollowsOpenSets:
 
     def _close(self, output, stream):
         """The inputs are closed: so is the output."""
-        jobs = self.jobs()
-        if stream.bad and not self.skipCorrupt:
-            raise refusal(stream.bad, len(stream.bad), self._getExtraPath())
         if output is None:
             raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
-        check_done(jobs, self._getExtraPath(), self.skipCorrupt.get())
-        plan = jobs[-1].plan
+        plan = self.jobs()[-1].plan
         self._describe(plan, self._tally(output, stream), self.alignment(), output)
         self._drawResult()
         self._publish(output, Set.STREAM_CLOSED)

@@ -9,6 +9,7 @@ import sqlite3
 
 from pwem.constants import ALIGN_NONE
 from pwem.objects import Class2D, Class3D, Particle, SetOfClasses, SetOfParticles
+from pyworkflow.mapper.sqlite import SqliteFlatMapperException
 
 from ..errors import DataError
 from ..readers import open_stack
@@ -54,13 +55,22 @@ class InputParticles:
         """Enabled particles."""
         return (item for item in self.allItems() if item.isEnabled())
 
+    def firstFew(self, count):
+        """Up to so many enabled particles, copies.
+
+        Asked for alone: an iteration that is left half-way keeps others from writing to the set's file.
+        """
+        found = []
+        for images in self.sets():
+            wanted = images.iterItems(where="enabled=1", limit=count - len(found))
+            found += [item.clone() for item in wanted]
+            if len(found) == count:
+                break
+        return found
+
     def first(self):
         """The first enabled particle, or None."""
-        for images in self.sets():
-            # asked for alone: an iteration that is left half-way keeps others from writing to the set's file
-            for item in [item.clone() for item in images.iterItems(where="enabled=1", limit=1)]:
-                return item
-        return None
+        return next(iter(self.firstFew(1)), None)
 
     def byId(self):
         """The set whose particles can be had by their ids: of classes, the one that was classified; None if lost."""
@@ -104,28 +114,36 @@ class InputParticles:
         }
 
     @property
+    def areClasses(self):
+        """Whether a set of classes is connected."""
+        return self._isClasses
+
+    @property
     def isOpen(self):
         """Whether more particles may come: the set is still being filled. Sets of classes are taken as they are."""
         return self.exists and not self._isClasses and self._source.isStreamOpen()
 
     def stamp(self):
         """What changes when anything is written to the set's file; None if there is no file yet."""
-        try:
-            state = os.stat(self._source.getFileName())
-        except FileNotFoundError:
-            return None
-        return state.st_mtime_ns, state.st_size
+        found = []
+        for suffix in ("", "-wal"):  # where some settings of SQLite have it written first
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(self._source.getFileName() + suffix)
+                found.append((suffix, state.st_mtime_ns, state.st_size))
+        return found or None
 
     def reload(self):
         """Read the properties of the set anew from its file, where another protocol may be writing.
 
         Returns whether that could be done: a set without any particle has no tables yet, and a file may be locked.
         """
+        if self.stamp() is None:
+            return False
         try:
             self._source.close()
             self._source.load()
             self._source.loadAllProperties()
-        except sqlite3.OperationalError:
+        except (sqlite3.OperationalError, SqliteFlatMapperException):
             return False
         return True
 
@@ -146,8 +164,11 @@ class InputParticles:
 
         The set's own idea is wrong for files of the other byte order. Raises DataError if none can be read.
         """
+        first = self.first()
+        if first is None:
+            raise DataError("the set is empty, expected one particle or more; connect another set.")
         try:
-            return _boxOf(self.first().getFileName())
+            return _boxOf(first.getFileName())
         except DataError:
             for path in self.files():
                 with contextlib.suppress(DataError):

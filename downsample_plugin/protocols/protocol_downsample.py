@@ -16,7 +16,7 @@ from pyworkflow.constants import NEW
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
-from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count
+from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count, stack_problems
 from ..picture import draw_result
 from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment, particleRows
@@ -107,10 +107,13 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
 
     def _describe(self, plan, tally, alignment, output):
         """Leave words for people."""
-        badPath = os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
-        self.summaryVar.set("\n".join(describeRun(plan, tally, self.particles(), alignment, output, badPath)))
+        words = describeRun(plan, tally, self.particles(), alignment, output, self._badPath())
+        self.summaryVar.set("\n".join(words))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(plan, tally.taken))
+
+    def _badPath(self):
+        return os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
 
     def _drawResult(self):
         """Draw the result picture. A run is not to fail for it, whatever goes wrong with fonts, memory or libraries."""
@@ -145,9 +148,17 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
     def _validate(self):
         if not self.particles().exists:
             return []  # pyworkflow says so
-        if self._isFollowing() and any(source.first() is None for source in (self.particles(), *self._connected())):
-            return emptyProblems(self)  # nothing to check by yet; when it comes, the run checks
+        if self.particles().areClasses and any(source.isOpen for source in self._connected()):
+            return ["Alignments: the set is still open, expected a closed one for classes as input; wait for its end."]
+        isThere = all(source.exists for source in self._connected())
+        if self._isFollowing() and isThere and self._nothingYet():  # the run checks when it comes
+            problems = emptyProblems(self) or stack_problems(self.particlesPerStack.get())
+            return problems + _threadProblems(self.numberOfThreads.get())
         return self._problems()
+
+    def _nothingYet(self):
+        """Whether an input has no particle to check anything by."""
+        return any(source.first() is None for source in (self.particles(), *self._connected()))
 
     def _problems(self):
         problems = emptyProblems(self) or self.particles().imageProblems("Input particles")
@@ -161,7 +172,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         )
 
     def _warnings(self):
-        if not self.particles().exists or self._validate():
+        if not self.particles().exists or self._validate() or self._nothingYet():
             return []
         warnings = checks.warnings(self.plan())
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
@@ -171,7 +182,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
     def _summary(self):
         if hasattr(self, OUTPUT_NAME):
             return self.summaryVar.get().split("\n")
-        if not self.particles().exists or self._validate():
+        if not self.particles().exists or self._validate() or self._nothingYet():
             return ["Output particles not ready yet."]
         return [f"Will give: {self.plan().summary()}"]
 

@@ -17,18 +17,25 @@ class ParticleStream:
 
     Attributes
     ----------
+    alignment : the alignment of what has been collected
     ready : ParticleRows that may be taken, by their ids
     bad : BadParticles found so far in what has not been taken yet
     unaligned, disabled : number of particles passed over for good
     """
 
-    def __init__(self, particles, connected, taken):
-        """`particles` and, if an alignment is connected, its set, as InputParticles; `taken` are ids in batches."""
+    def __init__(self, particles, connected):
+        """`particles` and, if an alignment is connected, its set, as InputParticles."""
         self._particles, self._connected = particles, connected
-        self._seen = set(taken)  # in batches, ready, or passed over
+        self._seen = set()  # in batches, ready, or passed over
+        self._isSettled = self._isFresh = False
+        self.alignment = None
         self.ready, self.bad = [], []
         self._stamps = self._since = None
         self.unaligned = self.disabled = 0
+
+    def passOver(self, ids):
+        """Particles that batches have taken before."""
+        self._seen.update(ids)
 
     def look(self):
         """Read anew what the sets say of themselves, if their files have changed; returns whether they had."""
@@ -37,13 +44,22 @@ class ParticleStream:
         if stamps == self._stamps:
             return False
         isRead = all([source.reload() for source in sources])
-        self._stamps = stamps if isRead else None  # else another look is due
+        # what was written while it was read may be seen in part only: then another look is due
+        self._isSettled = isRead and stamps == [source.stamp() for source in sources]
+        self._stamps = stamps if self._isSettled else None
+        self._isFresh = self._isFresh or isRead
         return isRead
 
     @property
     def isClosed(self):
         """Whether nothing more will come, as of the last look."""
-        return not self._particles.isOpen and not (self._connected and self._connected.isOpen)
+        isOpen = self._particles.isOpen or bool(self._connected and self._connected.isOpen)
+        return self._isSettled and not isOpen
+
+    @property
+    def hasNews(self):
+        """Whether looks have found something that has not been collected."""
+        return self._isFresh and not self.isEmpty
 
     @property
     def isEmpty(self):
@@ -52,6 +68,7 @@ class ParticleStream:
 
     def collect(self, alignment, plan):
         """Take note of particles that have become ready. The alignment is to be loaded."""
+        self.alignment, self._isFresh = alignment, False
         mayCome = alignment.connected and self._connected.isOpen
         last = max(self._seen, default=0)
         self._scan(self._particles.allItems(f"id>{last}"), alignment, plan, mayCome)
@@ -95,11 +112,6 @@ class Batches:
 
     def __init__(self, folder):
         self._folder = os.path.join(folder, "batches")
-
-    def ids(self):
-        """Ids of all particles that batches have taken, the bad ones too."""
-        for job in self.all():
-            yield from job.particle_ids()
 
     def all(self):
         """The jobs, in their order."""

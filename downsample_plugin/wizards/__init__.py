@@ -10,9 +10,10 @@ from pwem.wizards import EmWizard
 from pyworkflow.gui.dialog import showError
 
 from ..choices import crop_choices, fourier_crop_choices, pixel_size_choices
+from ..core import checks
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
-from ..errors import DataError, DownsampleError
+from ..errors import DataError, DownsampleError, PlanError
 from ..protocols import ProtDownsampleParticles, ProtShiftParticleCenter
 from ..protocols.alignments import particleRows
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
@@ -21,6 +22,7 @@ from ..volumes import read_volume
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
+TRIED = 100  # particles that are tried for one that can be shown
 EMPTY = ""  # in a form: one of two parameters that exclude each other gives way
 USUAL_LOWPASS, USUAL_HIGHPASS = 20.0, 400.0  # Å, where they begin if no value is given
 
@@ -59,20 +61,28 @@ def _particlesOf(protocol):
     return particles
 
 
-def _boxPlanOf(protocol, **cleared):
-    """The form's plan for its boxes and pixel sizes alone, with some values taken out that stand in the way."""
+def _boxPlanOf(protocol, own, **cleared):
+    """The form's plan for its boxes and pixel sizes alone, with some values taken out that stand in the way.
+
+    The field `own`, for which the wizard is, is taken out too if it makes no sense; PlanError if another does not.
+    """
     _particlesOf(protocol)
-    plan = protocol.plan()
-    return DownsamplePlan(
-        plan.box_in,
-        plan.apix_in,
-        **{
-            "crop_size": plan.crop_size,
-            "target_pixel_size": plan.target_pixel_size,
-            "fourier_crop_size": plan.fourier_crop_size,
-            **cleared,
-        },
-    )
+    asked = protocol.plan()
+    fields = {name: getattr(asked, name) for name in ("crop_size", "target_pixel_size", "fourier_crop_size")}
+    # 16 bits, since a plan that does nothing at all would be refused
+    plan = DownsamplePlan(asked.box_in, asked.apix_in, float16=True, **{**fields, **cleared})
+    if checks.problems(plan):
+        plan = dataclasses.replace(plan, **{own: None})
+    if checks.problems(plan):
+        raise PlanError(checks.problems(plan))
+    return plan
+
+
+def _choose(root, title, choices, message):
+    """The chosen value, or None."""
+    if not choices.rows:
+        raise DataError(f"{title}: there is no box that fits, with the other values of the form; change those first.")
+    return ChoiceDialog(root, title, choices, message).value
 
 
 def _previewOf(protocol, **cleared):
@@ -82,9 +92,11 @@ def _previewOf(protocol, **cleared):
     recentering = plan.recenter is not Recenter.NONE
     alignment = protocol.alignment()
     problems = alignment.problems(recentering)
-    row = None if problems else next(particleRows(particles.items(), alignment.load(plan.apix_in), plan, []), None)
+    if problems:
+        raise DataError("\n".join(problems))
+    row = next(particleRows(particles.firstFew(TRIED), alignment.load(plan.apix_in), plan, []), None)
     if row is None:
-        raise DataError("\n".join(problems) or "Input particles: none has an alignment that can be used.")
+        raise DataError(f"Input particles: none of the first {TRIED} has an alignment that can be used.")
     with ImageReader() as reader:
         stack = reader.open(row.image_file)
         image = stack.read(stack.number_of(row.image_index))
@@ -105,12 +117,12 @@ class DownsampleCropSizeWizard(_Wizard):
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        plan = _boxPlanOf(protocol)
+        plan = _boxPlanOf(protocol, "crop_size")
         message = (
             f"The particles have a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes that "
             "transform fast, and what comes out with the other values of the form:"
         )
-        value = ChoiceDialog(root, "Crop / pad to box size", crop_choices(plan), message).value
+        value = _choose(root, "Crop / pad to box size", crop_choices(plan), message)
         return None if value is None else {"cropSize": value}
 
 
@@ -121,12 +133,12 @@ class DownsampleFourierCropSizeWizard(_Wizard):
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        plan = _boxPlanOf(protocol, target_pixel_size=None)
+        plan = _boxPlanOf(protocol, "fourier_crop_size", target_pixel_size=None)
         message = (
             f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
             "Boxes that transform fast, and what comes out:"
         )
-        value = ChoiceDialog(root, "Fourier crop to box size", fourier_crop_choices(plan), message).value
+        value = _choose(root, "Fourier crop to box size", fourier_crop_choices(plan), message)
         return None if value is None else {"fourierCropSize": value, "targetPixelSize": EMPTY}
 
 
@@ -137,14 +149,14 @@ class DownsampleTargetPixelSizeWizard(_Wizard):
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        plan = _boxPlanOf(protocol, fourier_crop_size=None)
+        plan = _boxPlanOf(protocol, "target_pixel_size", fourier_crop_size=None)
         wanted = plan.target_pixel_size
         message = (
             f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
             + (f"{wanted:.5g} Å/px gives {plan.apix_out:.5g} Å/px, the row that is chosen. " if wanted else "")
             + "All pixel sizes that even boxes give:"
         )
-        value = ChoiceDialog(root, "Pixel size", pixel_size_choices(plan), message).value
+        value = _choose(root, "Pixel size", pixel_size_choices(plan), message)
         return None if value is None else {"targetPixelSize": value, "fourierCropSize": EMPTY}
 
 
