@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-from pwem.objects import SetOfParticles
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 
@@ -29,7 +28,7 @@ from .form_downsample import (
 )
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
-from .results import OUTPUT_NAME, Results, Tally, describeRun, methodsSentence, newOutput
+from .results import OUTPUT_NAME, Outputs, Results, Tally, describeRun, methodsSentence, newOutput
 from .stream import Batches
 
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
@@ -45,7 +44,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
 
     _label = "downsample particles"
     _devStatus = NEW
-    _possibleOutputs = {OUTPUT_NAME: SetOfParticles}
+    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE
-from pwem.objects import SetOfParticles, Transform
+from pwem.objects import Transform
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 from pyworkflow.object import Integer
@@ -20,7 +20,7 @@ from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .left_out import LeftOut
 from .messages import emptyProblems, toldToTheUser
 from .particles import PARTICLES_OR_CLASSES, InputParticles, complete
-from .results import OUTPUT_NAME, SHIFT_RECORDS
+from .results import OUTPUT_NAME, SHIFT_RECORDS, Outputs
 from .way_back import WayBack, nameOf
 
 NOT_FOUND = -1  # where an id stands otherwise
@@ -36,7 +36,7 @@ class ProtRestoreFullSize(EMProtocol):
 
     _label = "restore full-size particles"
     _devStatus = NEW
-    _possibleOutputs = {OUTPUT_NAME: SetOfParticles}
+    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 from pwem.constants import ALIGN_PROJ
-from pwem.objects import SetOfParticles, Transform
+from pwem.objects import Transform
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 from pyworkflow.protocol import params
@@ -22,7 +22,7 @@ from .alignments import OwnAlignment
 from .left_out import LeftOut
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
-from .results import OUTPUT_NAME
+from .results import OUTPUT_NAME, Outputs
 
 FROM_POINT, FROM_VOLUME = range(2)
 IN_ANGSTROMS, IN_PIXELS = range(2)
@@ -40,7 +40,7 @@ class ProtShiftParticleCenter(EMProtocol):
 
     _label = "move particle center"
     _devStatus = NEW
-    _possibleOutputs = {OUTPUT_NAME: SetOfParticles}
+    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):

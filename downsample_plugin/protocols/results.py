@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 from typing import NamedTuple
 
 import numpy as np
-from pwem.objects import Transform
+from pwem.objects import SetOfParticles, Transform
 from pyworkflow.object import Float
 from pyworkflow.utils import prettySize
 
@@ -18,7 +19,14 @@ from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
 from .particles import complete
 
-OUTPUT_NAME = "outputParticles"
+
+class Outputs(enum.Enum):
+    """What each of the protocols makes."""
+
+    outputParticles = SetOfParticles
+
+
+OUTPUT_NAME = Outputs.outputParticles.name
 SHIFT_RECORDS = ("_downsampleShiftX", "_downsampleShiftY")  # attributes of each output particle: d in Å
 
 
