@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 import tkinter as tk
@@ -17,13 +16,12 @@ import traceback
 from pathlib import Path
 from tkinter import ttk
 
-import mrcfile
-import numpy as np
 from PIL import Image, ImageGrab
 
 from downsample_plugin import demo, headless
 
 SETTLE_MS = 900  # until a window has drawn itself
+WIDTH, COLORS = 1100, 48  # px and number, of the result picture
 GAP = 12  # px between two pictures side by side
 RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width
 
@@ -78,21 +76,18 @@ def press(window, label):
 
 def prepare(project):
     """Protocols on simulated particles: imported with their map, one downsampled."""
-    truth = demo.simulate(Path("simulated"))
+    demo.simulate(Path("simulated"))
     imported = demo.importSimulated(project)
     done = demo.downsample(
         project, imported, {"targetPixelSize": 2.6, "recenter": True, "lowpassResolution": 12.0, "cropSize": 112}
     )
-    return imported, done, import_map(project, truth[0][1])
+    return imported, done, import_map(project)
 
 
-def import_map(project, phantom):
+def import_map(project):
     """The simulated particle itself, as a map."""
     from pwem.protocols import ProtImportVolumes
 
-    with mrcfile.new("simulated/map.mrc", overwrite=True) as file:
-        file.set_data(phantom.volume(demo.BOX, demo.APIX).astype(np.float32))
-        file.set_volume()
     protocol = project.newProtocol(
         ProtImportVolumes, filesPath="simulated", filesPattern="map.mrc", samplingRate=demo.APIX
     )
@@ -135,7 +130,7 @@ def photograph_form(camera, master, name, protocol, wizards):
                 tabs.select(tab)
             camera.take(f"form_{name}" + (f"_{number + 1}" if number else ""), form.root)
         for parameter, act in wizards.items():
-            photograph_wizard(camera, form, name, parameter, act)
+            photograph_wizard(camera, form, parameter, act)
         form.root.quit()
 
     form.root.after(SETTLE_MS, guarded(look))
@@ -143,7 +138,7 @@ def photograph_form(camera, master, name, protocol, wizards):
     form.root.destroy()
 
 
-def photograph_wizard(camera, form, name, parameter, act):
+def photograph_wizard(camera, form, parameter, act):
     """Press the wizard of a parameter, act in its window, take its picture, accept it."""
 
     def look():
@@ -218,6 +213,12 @@ def click_sections(dialog):
     dialog.update()
 
 
+def few_colors(source, path):
+    """A picture in so many colours as it needs to be looked at, smaller by half."""
+    with Image.open(source) as picture:
+        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(COLORS).save(path)
+
+
 def side_by_side(folder, left, right, name):
     """Two pictures in one."""
     pictures = [Image.open(folder / f"{each}.png") for each in (left, right)]
@@ -235,7 +236,7 @@ def main(folder):
         headless.prepare(place)
         project = headless.createProject("screenshots")
         imported, done, volume = prepare(project)
-        shutil.copy(done.picturePath(), camera.folder / "result.png")
+        few_colors(done.picturePath(), camera.folder / "result.png")
         from pyworkflow.gui.project import ProjectWindow
 
         master = ProjectWindow(project.getPath())

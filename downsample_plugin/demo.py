@@ -78,7 +78,7 @@ def _pixelSize(text):
 
 
 def simulate(folder):
-    """Write a stack, and a Scipion set with alignments, CTFs, coordinates; particles stand off centre."""
+    """Write a stack, and a Scipion set with alignments, CTFs, coordinates, and the map; particles stand off centre."""
     from pwem.objects import Acquisition, Coordinate, CTFModel, Particle, SetOfParticles, Transform
 
     rng = np.random.default_rng(2026)
@@ -117,6 +117,9 @@ def simulate(folder):
     mrcfile.write(stack, np.stack(images), overwrite=True, voxel_size=APIX)
     particles.write()
     particles.close()
+    with mrcfile.new(folder / "map.mrc", overwrite=True) as file:
+        file.set_data(phantom.volume(BOX, APIX).astype(np.float32))
+        file.set_volume()
     return truth
 
 

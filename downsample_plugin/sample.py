@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core.downsampler import Downsampler, downsample_images, split_shift
-from .core.plan import DownsamplePlan, Recenter
+from .core.plan import DownsamplePlan
 from .core.spectra import RadialPower
 from .errors import DataError
 from .job import Job
@@ -89,16 +89,13 @@ class _Windows:
     """The images of a plan in the crop box, recentred, and nothing else."""
 
     def __init__(self, plan: DownsamplePlan):
-        # saying "exact" keeps a plan that does nothing else from being refused
-        recenter = Recenter.EXACT if plan.recenter is Recenter.NONE else plan.recenter
-        self._asked = plan.recenter
-        only = DownsamplePlan(plan.box_in, plan.apix_in, crop_size=plan.box_crop, recenter=recenter)
+        only = DownsamplePlan(plan.box_in, plan.apix_in, crop_size=plan.box_crop, recenter=plan.recenter)
         self._downsampler = Downsampler(only)
         self._result = np.empty((1, plan.box_crop, plan.box_crop), dtype=np.float32)
 
     def of(self, image: Image, row: ParticleRow) -> Image:
         """The window of the image of a row."""
-        split = split_shift((row.shift_x, row.shift_y), self._asked)
+        split = split_shift((row.shift_x, row.shift_y), self._downsampler.plan.recenter)
         self._downsampler.put(0, image, split.whole.tolist(), split.fraction.tolist())
         problems = self._downsampler.run(1, self._result).problems
         if problems:

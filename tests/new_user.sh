@@ -20,7 +20,7 @@ trap 'umount "$system/proc"' EXIT
 
 inside() {
     echo "+ $*"
-    chroot "$system" /usr/bin/env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    chroot "$system" /usr/bin/env -i HOME=/user LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin \
         $(env | grep -E '^(PIP_|https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY|SSL_CERT_FILE)' || true) sh -euc "$*"
 }
 
@@ -32,16 +32,17 @@ for path in /etc/pip.conf $(pip config list 2>/dev/null | sed 's/^[^=]*=//' | gr
         cp -rLT "$path" "$system$path"
     fi
 done
-rm -rf "$system/root/project"
-git clone -q "$here" "$system/root/project"
+mkdir -p "$system/user"
+rm -rf "$system/user/project"
+git clone -q "$here" "$system/user/project"
 
-inside "cd /root/project && make demo"
-inside "cd /root/project && make demo PARTICLES=demo_project/projects/downsample_demo/simulated/simulated.mrcs APIX=1.31"
-inside "cd /root && python3 -m venv own && own/bin/python -m pip install --quiet /root/project"
-inside "cd /root && cp project/demo_project/projects/downsample_demo/simulated/simulated.mrcs particles.mrcs"
-inside "cd /root && . own/bin/activate && downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3"
-inside "cd /root && . own/bin/activate && downsample-particles --help >/dev/null"
+inside "cd ~/project && make demo"
+inside "cd ~/project && make demo PARTICLES=demo_project/projects/downsample_demo/simulated/simulated.mrcs APIX=1.31"
+inside "cd ~ && python3 -m venv own && own/bin/python -m pip install --quiet ~/project"
+inside "cd ~ && cp project/demo_project/projects/downsample_demo/simulated/simulated.mrcs particles.mrcs"
+inside "cd ~ && . own/bin/activate && downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3"
+inside "cd ~ && . own/bin/activate && downsample-particles --help >/dev/null"
 # the script of the README, on these particles
-sed -n '/^```python$/,/^```$/p' "$here/README.md" | sed '/^```/d; s#"/data"#"/root/data"#' >"$system/root/script.py"
-inside "mkdir -p /root/data && cp /root/particles.mrcs /root/data && cd /root && own/bin/python script.py"
+sed -n '/^```python$/,/^```$/p' "$here/README.md" | sed '/^```/d; s#"/data"#"/user/data"#' >"$system/user/script.py"
+inside "cd ~ && mkdir -p data && cp particles.mrcs data && own/bin/python script.py"
 echo "All commands of the README ran."

@@ -20,19 +20,20 @@ SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to he
 
 
 def check(plan: DownsamplePlan) -> None:
-    """Raise PlanError with all problems, if there are any."""
-    found = problems(plan)
+    """Raise PlanError with all that stands in the way, if anything does."""
+    found = impossibilities(plan)
     if found:
         raise PlanError(found)
 
 
-def problems(plan: DownsamplePlan) -> list[str]:
+def impossibilities(plan: DownsamplePlan) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
-    return (
-        _input_problems(plan)
-        or _box_problems(plan)
-        or _filter_problems(plan) + _normalize_problems(plan) + _nothing_to_do(plan)
-    )
+    return _input_problems(plan) or _box_problems(plan) or _filter_problems(plan) + _normalize_problems(plan)
+
+
+def problems(plan: DownsamplePlan) -> list[str]:
+    """Why a user's request is refused: it cannot be done, or would do nothing; empty if it is not."""
+    return impossibilities(plan) or _nothing_to_do(plan)
 
 
 def _input_problems(plan: DownsamplePlan) -> list[str]:

@@ -29,7 +29,7 @@ class FollowsOpenSets:
     def _isFollowing(self):
         """Whether an input is still being filled, or was when this run began."""
         isOpen = self.particles().isOpen or any(source.isOpen for source in self._connected())
-        return isOpen or bool(Batches(self._getExtraPath()).all())
+        return isOpen or Batches.areIn(self._getExtraPath())
 
     def followStep(self, launched):
         """Downsample particles in batches as they come, until the inputs are closed."""
@@ -37,41 +37,42 @@ class FollowsOpenSets:
             batches = Batches(self._getExtraPath())
             stream = ParticleStream(self.particles(), next(iter(self._connected()), None))
             stream.look()  # what the project says of the inputs may be old
-            output = self._takeUp(stream)
+            output = self._takeUp(stream, batches)
             while True:
                 stream.look()
                 if stream.hasNews:
-                    self._collect(stream)
+                    self._collect(stream, batches)
                 count = self._readyToTake(stream)
                 if count:
                     rows, bad = stream.take(count)
                     job = batches.write(self.plan(), rows, self.particlesPerStack.get(), bad)
-                    output = self._finishBatch(job, output, stream)
+                    output = self._finishBatch(job, output, stream, batches)
                 elif stream.isClosed or (stream.isEmpty and not self._someoneFills() and not stream.look()):
                     break
                 else:
                     self._sleep()
-            self._close(output, stream)
+            self._close(output, stream, batches)
 
     def _sleep(self):
         time.sleep(max(self.streamingSleepOnWait.get(), SHORTEST_SLEEP))
 
-    def _takeUp(self, stream):
+    def _takeUp(self, stream, batches):
         """Finish what an earlier launch of this run has begun; returns its output, or None."""
-        output, jobs = self._outputSoFar(), self.jobs()
-        while jobs and stream.isEmpty:  # the file of the input cannot be read just now
+        output = self._outputSoFar()
+        while batches.jobs and stream.isEmpty:  # the file of the input cannot be read just now
             self._sleep()
             stream.look()
         published = output.getIdSet() if output else set()
         stream.passOver(published)
-        for job in jobs:
+        for job in batches.jobs:
             self._checkSamePlan(job)
             ids = set(job.particle_ids())
             stream.passOver(ids)
             if ids & published:
                 self._checkPublished(job, ids & published)
+                batches.count(job)
             else:
-                output = self._finishBatch(job, output, stream)
+                output = self._finishBatch(job, output, stream, batches)
         if output:
             self._publish(output, Set.STREAM_OPEN)
         return output
@@ -105,7 +106,7 @@ class FollowsOpenSets:
                 return True
         return False
 
-    def _collect(self, stream):
+    def _collect(self, stream, batches):
         """Take note of what has come; PlanError if it cannot be worked on."""
         problems = self._problems()
         if problems:
@@ -113,17 +114,19 @@ class FollowsOpenSets:
         plan = self.plan()
         stream.collect(self.alignment().load(plan.apix_in), plan)
         if stream.bad and not self.skipCorrupt:
-            raise self._refusal(stream)
+            raise self._refusal(stream, batches)
 
-    def _refusal(self, stream):
+    def _refusal(self, stream, batches):
         """The error that there are particles that cannot be used; all are listed."""
-        bad = self._allBad(stream)
-        path = self._badPath()
-        return refusal(bad, write_bad_particles(path, bad), path)
+        bad = self._listBad(stream, batches)
+        return refusal(bad, len(bad), self._badPath())
 
-    def _allBad(self, stream):
-        found = [bad for job in self.jobs() for bad in job.bad_particles(job.stacks)]
-        return sorted([*found, *stream.bad], key=lambda bad: bad.particle_id)
+    def _listBad(self, stream, batches):
+        """All particles that cannot be used, so far, listed for people."""
+        bad = sorted([*batches.bad, *stream.bad], key=lambda bad: bad.particle_id)
+        if bad:
+            write_bad_particles(self._badPath(), bad)
+        return bad
 
     def _readyToTake(self, stream):
         """How many particles a batch is to take now: full stacks, or all if no more come or they have waited."""
@@ -142,12 +145,13 @@ class FollowsOpenSets:
                 ]
             )
 
-    def _finishBatch(self, job, output, stream):
+    def _finishBatch(self, job, output, stream, batches):
         """Make what a batch is to make, and append it to the output."""
         if not job.is_finished() or job.has_bad_particles():
             self._runProgram(job, job.stacks)
+        batches.count(job)
         if job.has_bad_particles() and not self.skipCorrupt:
-            raise self._refusal(stream)
+            raise self._refusal(stream, batches)
         if not job.has_images():
             return output
         job.flush()
@@ -159,26 +163,22 @@ class FollowsOpenSets:
             output.enableAppend()
         ids = list(job.particle_ids())
         Results(job).fill(output, particles, alignment, f"id>={min(ids)} AND id<={max(ids)}")
-        self._describe(job.plan, self._tally(output, stream), alignment, output)
+        self._describe(job.plan, self._tally(output, stream, batches), alignment, output)
         self._publish(output, Set.STREAM_OPEN)
         if self._age(self.picturePath()) > LONGEST_AGE_OF_PICTURE:
             self._drawResult()
         return output
 
-    def _tally(self, output, stream):
+    def _tally(self, output, stream, batches):
         """The numbers so far; the corrupt particles are listed."""
-        bad = self._allBad(stream)
-        if bad:
-            write_bad_particles(self._badPath(), bad)
-        onDisk = sum(job.bytes_on_disk for job in self.jobs())
-        return Tally(output.getSize(), stream.unaligned, stream.disabled, len(bad), onDisk)
+        corrupt = len(self._listBad(stream, batches))
+        return Tally(output.getSize(), stream.unaligned, stream.disabled, corrupt, batches.bytesOnDisk)
 
     def _publish(self, output, state):
         """Let others see what the output has now."""
-        name = OUTPUT_NAME
-        self._updateOutputSet(name, output, state)
+        self._updateOutputSet(OUTPUT_NAME, output, state)
         if not self.getRelations():  # as after a kill too: relations come to the disk later than outputs
-            self._defineTransformRelation(self.inputParticles, getattr(self, name))
+            self._defineTransformRelation(self.inputParticles, getattr(self, OUTPUT_NAME))
         self._store()
 
     def _outputSoFar(self):
@@ -190,12 +190,12 @@ class FollowsOpenSets:
         output.loadAllProperties()
         return output
 
-    def _close(self, output, stream):
+    def _close(self, output, stream, batches):
         """The inputs are closed: so is the output."""
         if output is None:
             raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
-        plan = self.jobs()[-1].plan
-        self._describe(plan, self._tally(output, stream), self.alignment(), output)
+        plan = batches.jobs[-1].plan
+        self._describe(plan, self._tally(output, stream, batches), self.alignment(), output)
         self._drawResult()
         self._publish(output, Set.STREAM_CLOSED)
 

@@ -21,27 +21,19 @@ class LeftOut:
         row = BadParticle(particle.getObjId(), particle.getIndex(), particle.getFileName(), str(reason))
         self._particles.append(row)
 
-    def write(self):
-        """Write the list; an old one goes."""
+    def close(self, output):
+        """Write the list; an old one goes. DataError if nothing is left for the output set."""
         if self._particles:
             write_bad_particles(self.path, self._particles)
         elif os.path.exists(self.path):
             os.remove(self.path)
-
-    @property
-    def count(self):
-        """How many there are."""
-        return len(self._particles)
+        if not output.getSize():
+            raise DataError(
+                f"All {len(self._particles)} particles are left out, expected some that can be used. The first: "
+                f"{self._particles[0]}\nAll are listed in {self.path}"
+            )
 
     def describe(self, what):
         """A line for the summary if there are any, `what` they are included."""
         if self._particles:
-            yield f"Left out: {self.count} particles {what}, listed in {self.path}"
-
-    def refuseNone(self, output):
-        """Raise DataError if nothing is left for an output set."""
-        if not output.getSize():
-            raise DataError(
-                f"All {self.count} particles are left out, expected some that can be used. The first: "
-                f"{self._particles[0]}\nAll are listed in {self.path}"
-            )
+            yield f"Left out: {len(self._particles)} particles {what}, listed in {self.path}"

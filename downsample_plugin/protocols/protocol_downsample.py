@@ -127,9 +127,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
 
     def jobs(self):
         """The jobs of this run: one, or those of the batches in which an open set came."""
-        path = Job.path_in(self._getExtraPath())
-        whole = [Job.read(path)] if os.path.exists(path) else []
-        return whole + Batches(self._getExtraPath()).all()
+        return Batches(self._getExtraPath()).jobs
 
     def _numberOfParts(self):
         """How many steps share the work: one, or under "queue for steps" one per output stack."""

@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE
 from pwem.objects import Transform
-from pwem.protocols import EMProtocol
-from pyworkflow.constants import NEW
 from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
@@ -18,15 +14,16 @@ from ..core.alignment import matrix_of_full_size, shift_from_matrix
 from ..errors import DataError
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .left_out import LeftOut
-from .messages import emptyProblems, toldToTheUser
+from .messages import emptyProblems
+from .one_step import OneStepProtocol
 from .particles import PARTICLES_OR_CLASSES, InputParticles, complete
-from .results import OUTPUT_NAME, SHIFT_RECORDS, Outputs
+from .results import SHIFT_RECORDS
 from .way_back import WayBack, nameOf
 
 NOT_FOUND = -1  # where an id stands otherwise
 
 
-class ProtRestoreFullSize(EMProtocol):
+class ProtRestoreFullSize(OneStepProtocol):
     """Restore full-size particles: go back from downsampled particles to the originals, with the new alignment.
 
     Downsample, classify, select, refine; then take the particles that are left at full size, with the alignment
@@ -35,8 +32,6 @@ class ProtRestoreFullSize(EMProtocol):
     """
 
     _label = "restore full-size particles"
-    _devStatus = NEW
-    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -75,26 +70,21 @@ class ProtRestoreFullSize(EMProtocol):
         form.addParallelSection(threads=0, mpi=0)
 
     # --------------------------- steps ----------------------------------------------
-    def _insertAllSteps(self):
-        # Quick, so it is simply done again on "continue", whatever has changed
-        self._insertFunctionStep(self.createOutputStep, time.time(), needsGPU=False)
+    def makeOutput(self):
+        """The full-size particle of each input particle with the new alignment, and what to say of it."""
+        way = self._wayBack().load()
+        alignment = self.alignment()
+        leftOut = LeftOut(self._getExtraPath())
+        ids, shifts = self._findAll(way, alignment, leftOut)
+        output = way.fullSize.newOutput(self._getPath())
+        if alignment.kind != ALIGN_NONE:
+            output.setAlignment(alignment.kind)
+        self._fill(output, ids, shifts, way.fullSize, alignment, leftOut)
+        leftOut.close(output)
+        return output, self._describe(output, ids, way, alignment, leftOut)
 
-    def createOutputStep(self, launched):
-        """Find the full-size particle of each input particle and write it with the new alignment."""
-        with toldToTheUser():
-            way = self._wayBack().load()
-            alignment = self.alignment()
-            leftOut = LeftOut(self._getExtraPath())
-            ids, shifts = self._findAll(way, alignment, leftOut)
-            output = way.fullSize.newOutput(self._getPath())
-            if alignment.kind != ALIGN_NONE:
-                output.setAlignment(alignment.kind)
-            self._fill(output, ids, shifts, way.fullSize, alignment, leftOut)
-            leftOut.write()
-            leftOut.refuseNone(output)
-        self.summaryVar.set("\n".join(self._describe(output, ids, way, alignment, leftOut)))
-        self.info(self.summaryVar.get())
-        self._defineOutputs(**{OUTPUT_NAME: output})
+    def relate(self, output):
+        """The output comes from all that is connected."""
         for source in (self.inputParticles, self.downsampled, self.fullSizeParticles):
             if source.hasValue():
                 self._defineSourceRelation(source, output)
@@ -168,18 +158,12 @@ class ProtRestoreFullSize(EMProtocol):
             )
         return problems + self._wayBack().problems
 
-    def _summary(self):
-        if hasattr(self, OUTPUT_NAME):
-            return self.summaryVar.get().split("\n")
-        return ["Output particles not ready yet."]
-
-    def _methods(self):
-        if not hasattr(self, OUTPUT_NAME):
-            return []
-        return [
+    def methodsSentence(self):
+        """What was done, as a sentence for a paper."""
+        return (
             f"The alignment of {self.outputParticles.getSize()} downsampled particles was carried over to their "
             f"full-size images with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
-        ]
+        )
 
     def _citations(self):
         return ["delaRosaTrevin2016"]
@@ -200,10 +184,6 @@ class ProtRestoreFullSize(EMProtocol):
         yield from leftOut.describe("that cannot be found")
 
     # --------------------------- from the form --------------------------------------
-    def particles(self):
-        """The input particles."""
-        return InputParticles(self.inputParticles.get())
-
     def _small(self):
         return InputParticles(self.downsampled.get())
 

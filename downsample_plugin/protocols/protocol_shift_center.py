@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from pwem.constants import ALIGN_PROJ
 from pwem.objects import Transform
-from pwem.protocols import EMProtocol
-from pyworkflow.constants import NEW
 from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
@@ -20,9 +16,8 @@ from ..errors import DataError
 from ..volumes import center_of_mass, read_volume
 from .alignments import OwnAlignment
 from .left_out import LeftOut
-from .messages import emptyProblems, toldToTheUser
-from .particles import InputParticles
-from .results import OUTPUT_NAME, Outputs
+from .messages import emptyProblems
+from .one_step import OneStepProtocol
 
 FROM_POINT, FROM_VOLUME = range(2)
 IN_ANGSTROMS, IN_PIXELS = range(2)
@@ -31,7 +26,7 @@ DEFOCUS_CHANGES = [0, -1, 1]
 AXES = ("xCenter", "yCenter", "zCenter")
 
 
-class ProtShiftParticleCenter(EMProtocol):
+class ProtShiftParticleCenter(OneStepProtocol):
     """Move particle center: make a point of the reference the origin of all particles, by their alignments only.
 
     With "downsample particles" after it, recentred and cropped, each particle becomes a sub-particle about that
@@ -39,8 +34,6 @@ class ProtShiftParticleCenter(EMProtocol):
     """
 
     _label = "move particle center"
-    _devStatus = NEW
-    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -127,30 +120,24 @@ class ProtShiftParticleCenter(EMProtocol):
         form.addParallelSection(threads=0, mpi=0)
 
     # --------------------------- steps ----------------------------------------------
-    def _insertAllSteps(self):
-        # Quick, so it is simply done again on "continue", whatever has changed
-        self._insertFunctionStep(self.createOutputStep, time.time(), needsGPU=False)
+    def makeOutput(self):
+        """The particles with the alignment to the new centre, and what to say of them."""
+        particles, point = self.particles(), self.newCenter()
+        mover = _Mover(
+            OwnAlignment(particles, None),
+            point / particles.apix,
+            particles.dimensions()[0],
+            self.excludeOutside.get(),
+            DEFOCUS_CHANGES[self.defocusByHeight.get()] * particles.apix,
+            LeftOut(self._getExtraPath()),
+        )
+        output = particles.newOutput(self._getPath())
+        output.copyItems(particles.items(), doClone=False, updateItemCallback=mover)
+        mover.leftOut.close(output)
+        return output, self._describe(output, point, mover)
 
-    def createOutputStep(self, launched):
-        """Write the particles with the alignment to the new centre."""
-        with toldToTheUser():
-            particles, point = self.particles(), self.newCenter()
-            mover = _Mover(
-                OwnAlignment(particles, None),
-                point / particles.apix,
-                particles.dimensions()[0],
-                self.excludeOutside.get(),
-                DEFOCUS_CHANGES[self.defocusByHeight.get()] * particles.apix,
-                LeftOut(self._getExtraPath()),
-            )
-            output = particles.newOutput(self._getPath())
-            for images in particles.sets():
-                output.copyItems(images, doClone=False, updateItemCallback=mover)
-            mover.leftOut.write()
-            mover.leftOut.refuseNone(output)
-        self.summaryVar.set("\n".join(self._describe(output, point, mover)))
-        self.info(self.summaryVar.get())
-        self._defineOutputs(**{OUTPUT_NAME: output})
+    def relate(self, output):
+        """The output is the input, aligned about another point."""
         self._defineTransformRelation(self.inputParticles, output)
 
     def newCenter(self):
@@ -207,19 +194,13 @@ class ProtShiftParticleCenter(EMProtocol):
             "so it lies outside the images of many particles; check the point and its unit, or leave those out."
         ]
 
-    def _summary(self):
-        if hasattr(self, OUTPUT_NAME):
-            return self.summaryVar.get().split("\n")
-        return ["Output particles not ready yet."]
-
-    def _methods(self):
-        if not hasattr(self, OUTPUT_NAME):
-            return []
-        return [
+    def methodsSentence(self):
+        """What was done, as a sentence for a paper."""
+        return (
             f"The alignments of {self.outputParticles.getSize()} particles were moved to a point of the reference, "
             f"as for localized reconstruction [Ilca2015], with scipion-em-downsample {__version__} in Scipion "
             "[delaRosaTrevin2016]."
-        ]
+        )
 
     def _citations(self):
         return ["delaRosaTrevin2016", "Ilca2015"]
@@ -232,11 +213,6 @@ class ProtShiftParticleCenter(EMProtocol):
         if self.defocusByHeight.get():
             yield f"Defocus moved by the point's height: {self.getEnumText('defocusByHeight')}"
         yield from mover.leftOut.describe("(no usable alignment, or the point outside the box)")
-
-    # --------------------------- from the form --------------------------------------
-    def particles(self):
-        """The input particles."""
-        return InputParticles(self.inputParticles.get())
 
 
 class _Mover:

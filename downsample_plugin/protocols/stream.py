@@ -9,6 +9,8 @@ import time
 from ..job import Job
 from .alignments import particleRows
 
+BATCHES = "batches"  # folder of the jobs of what came at a time
+
 
 class ParticleStream:
     """What an input set, and perhaps an alignment set, has that no batch has taken yet. Both may grow meanwhile.
@@ -108,25 +110,42 @@ class ParticleStream:
 
 
 class Batches:
-    """Jobs for what has come at a time, each in a folder of its own."""
+    """The jobs of a run: that of a set that was closed, and one for what has come at a time, each in its folder.
+
+    Attributes
+    ----------
+    jobs : all of them, in their order
+    bad : BadParticles of those that have been counted
+    bytesOnDisk : of the output stacks of those
+    """
 
     def __init__(self, folder):
-        self._folder = os.path.join(folder, "batches")
+        """Read those that are in a run's folder."""
+        self._folder = os.path.join(folder, BATCHES)
+        paths = [Job.path_in(folder), *(Job.path_in(os.path.join(self._folder, name)) for name in self._names())]
+        self.jobs = [Job.read(path) for path in paths if os.path.exists(path)]
+        self.bad, self.bytesOnDisk = [], 0
 
-    def all(self):
-        """The jobs, in their order."""
-        if not os.path.isdir(self._folder):
-            return []
-        names = sorted(filter(self._hasJob, os.listdir(self._folder)))
-        return [Job.read(Job.path_in(os.path.join(self._folder, name))) for name in names]
+    @staticmethod
+    def areIn(folder):
+        """Whether an open set was followed in a run's folder."""
+        return os.path.isdir(os.path.join(folder, BATCHES))
 
     def write(self, plan, rows, particlesPerStack, bad):
         """A new job."""
-        os.makedirs(self._folder, exist_ok=True)
-        name = max(filter(self._hasJob, os.listdir(self._folder)), default=f"batch_{0:06d}")
-        folder = os.path.join(self._folder, f"batch_{int(name.split('_')[1]) + 1:06d}")
+        last = max((name for name in self._names() if self._hasJob(name)), default=f"batch_{0:06d}")
+        folder = os.path.join(self._folder, f"batch_{int(last.split('_')[1]) + 1:06d}")
         os.makedirs(folder, exist_ok=True)  # it may be there without a job, of a run that was killed just then
-        return Job.write(folder, plan, rows, particlesPerStack, bad)
+        self.jobs.append(Job.write(folder, plan, rows, particlesPerStack, bad))
+        return self.jobs[-1]
+
+    def count(self, job):
+        """Take note of what a job that is done has left."""
+        self.bad += job.bad_particles(job.stacks)
+        self.bytesOnDisk += job.bytes_on_disk
+
+    def _names(self):
+        return sorted(os.listdir(self._folder)) if os.path.isdir(self._folder) else []
 
     def _hasJob(self, name):
         return os.path.exists(Job.path_in(os.path.join(self._folder, name)))

@@ -13,7 +13,7 @@ from ..choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from ..core import checks
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
-from ..errors import DataError, DownsampleError, PlanError
+from ..errors import DataError, DownsampleError
 from ..protocols import ProtDownsampleParticles, ProtShiftParticleCenter
 from ..protocols.alignments import particleRows
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
@@ -69,12 +69,10 @@ def _boxPlanOf(protocol, own, **cleared):
     _particlesOf(protocol)
     asked = protocol.plan()
     fields = {name: getattr(asked, name) for name in ("crop_size", "target_pixel_size", "fourier_crop_size")}
-    # 16 bits, since a plan that does nothing at all would be refused
-    plan = DownsamplePlan(asked.box_in, asked.apix_in, float16=True, **{**fields, **cleared})
-    if checks.problems(plan):
+    plan = DownsamplePlan(asked.box_in, asked.apix_in, **{**fields, **cleared})
+    if checks.impossibilities(plan):
         plan = dataclasses.replace(plan, **{own: None})
-    if checks.problems(plan):
-        raise PlanError(checks.problems(plan))
+    checks.check(plan)
     return plan
 
 
@@ -89,9 +87,8 @@ def _previewOf(protocol, **cleared):
     """(plan, function): a plan with some values taken out, and what gives the first particle's image for a plan."""
     particles = _particlesOf(protocol)
     plan = dataclasses.replace(protocol.plan(), normalize=False, float16=False, **cleared)
-    recentering = plan.recenter is not Recenter.NONE
     alignment = protocol.alignment()
-    problems = alignment.problems(recentering)
+    problems = alignment.problems(plan.recenter is not Recenter.NONE)
     if problems:
         raise DataError("\n".join(problems))
     row = next(particleRows(particles.firstFew(TRIED), alignment.load(plan.apix_in), plan, []), None)
@@ -100,14 +97,7 @@ def _previewOf(protocol, **cleared):
     with ImageReader() as reader:
         stack = reader.open(row.image_file)
         image = stack.read(stack.number_of(row.image_index))
-    # "exact" without a shift does nothing, and keeps a plan that does nothing else from being refused
-    shift = (row.shift_x, row.shift_y) if recentering else (0.0, 0.0)
-    recenter = plan.recenter if recentering else Recenter.EXACT
-
-    def downsampled(asked):
-        return downsample_images(image[None], dataclasses.replace(asked, recenter=recenter), [shift])[0][0]
-
-    return plan, downsampled
+    return plan, lambda asked: downsample_images(image[None], asked, [(row.shift_x, row.shift_y)])[0][0]
 
 
 class DownsampleCropSizeWizard(_Wizard):

@@ -134,20 +134,21 @@ class FilterDialog(_FigureDialog):
 
     def __init__(self, parent, title, filtered, apix, resolution, coarsest):
         """`filtered` gives the image for a resolution, or for None without the filter."""
-        self._filtered, self._apix, self._resolution, self._coarsest = filtered, apix, resolution, coarsest
+        self._filtered, self._apix, self._resolution = filtered, apix, resolution
+        self._finest, self._plain = 2 * apix, filtered(None)
+        self._coarsest = max(coarsest, 2 * self._finest)
         _FigureDialog.__init__(self, parent, title, 2)
 
     def controls(self, frame):
         """A slider for the resolution."""
-        finest = 2 * self._apix
-        value = min(max(self._resolution, finest), self._coarsest)
-        self.slider = self._slider(frame, "Resolution (Å)", finest, self._coarsest, 0.1, value)
+        value = min(max(self._resolution, self._finest), self._coarsest)
+        self.slider = self._slider(frame, "Resolution (Å)", self._finest, self._coarsest, 0.1, value)
 
     def draw(self):
         """The particle without and with the filter."""
         resolution = self.slider.get()
         for axis, image, title in (
-            (self.axes[0], self._filtered(None), "downsampled"),
+            (self.axes[0], self._plain, "downsampled"),
             (self.axes[1], self._filtered(resolution), f"filtered at {resolution:.1f} Å"),
         ):
             axis.clear()
@@ -155,7 +156,7 @@ class FilterDialog(_FigureDialog):
             axis.set_title(title, fontsize=9)
             axis.set_axis_off()
         self.canvas.draw_idle()
-        self.text.set(f"Nyquist limit of the output: {2 * self._apix:.4g} Å")
+        self.text.set(f"Nyquist limit of the output: {self._finest:.4g} Å")
 
     def apply(self):
         """Scipion's hook: the choice was confirmed."""
