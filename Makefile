@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
-# make test   set up, then lint, types and all tests
+# make test   set up, then lint, types and all tests, on all cores
+# make quick   the tests that need no Scipion, in some seconds
+# make coverage   all tests, and what of the code they reach
+# make breaks   breaks the code on purpose in many places, one at a time, and tells which breaks no test sees
 # make screenshots   the pictures of the README, from real windows
 # make fuzz   random input of every sort, a hundred times as much as the tests try
 
@@ -10,17 +13,30 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 export PARTICLES APIX
 
-.PHONY: demo test fuzz screenshots lint format clean
+# Many tests wait for other processes: twice as many workers as cores
+PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist loadfile
+
+.PHONY: demo test quick coverage breaks fuzz screenshots lint format clean
 
 demo: $(READY)
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
 
 test: $(READY) lint
 	@tests/install_tools.sh
-	PATH="$$PATH:/usr/sbin" $(BIN)/python -m pytest
+	PATH="$$PATH:/usr/sbin" $(PYTEST)
+
+quick: $(READY)
+	$(PYTEST) -m "not scipion and not cluster and not slow"
+
+coverage: $(READY)
+	@tests/install_tools.sh
+	PATH="$$PATH:/usr/sbin" $(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+breaks: $(READY)
+	$(BIN)/python tests/breaks.py
 
 fuzz: $(READY)
-	FUZZ_EXAMPLES=15000 $(BIN)/python -m pytest --no-cov tests/test_fuzz.py
+	FUZZ_EXAMPLES=15000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 screenshots: $(READY)
 	xvfb-run -a -s "-screen 0 1500x1000x24" $(BIN)/python docs/screenshots.py screenshots

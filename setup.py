@@ -30,9 +30,15 @@ setup(
     extras_require={
         "dev": [
             "pytest",
+            "pytest-xdist",
             "pytest-cov",
             "coverage>=7.10",
             "hypothesis",
+            "psutil",
+            "h5py",
+            "pillow",
+            "scipy",
+            "tifffile",
             "ruff==0.17.6",
             "mypy",
             "build",
@@ -40,7 +46,7 @@ setup(
             "wheel",
         ]
     },
-    packages=find_packages(include=["downsample_plugin", "downsample_plugin.*"], exclude=["*.tests", "*.tests.*"]),
+    packages=find_packages(include=["downsample_plugin", "downsample_plugin.*"]),
     package_data={"downsample_plugin": ["protocols.conf", "*.png", "templates/*.json.template"]},
     entry_points={
         "pyworkflow.plugin": ["downsample_plugin = downsample_plugin"],

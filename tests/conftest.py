@@ -9,8 +9,17 @@ import pytest
 
 from downsample_plugin import headless
 
+from . import launching
+
 README = Path(__file__).parents[1] / "README.md"
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
+
+
+def pytest_collection_modifyitems(items):
+    """What asks for a project or for Scipion needs it."""
+    for item in items:
+        if {"scipion", "project"} & set(item.fixturenames):
+            item.add_marker("scipion")
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +29,17 @@ def scipion(tmp_path_factory):
     (hosts,) = re.findall(r"```ini\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (folder / "hosts.conf").write_text(hosts)
     headless.prepare(folder)
+    launching.use_forks()
     return folder
 
 
 @pytest.fixture(scope="module")
 def project(scipion, request):
-    """An empty Scipion project for a module of tests, as the current folder."""
+    """An empty Scipion project for a module of tests, as the current folder. Its runs draw no result pictures."""
     before = os.getcwd()
     project = headless.createProject(request.module.__name__.split(".")[-1])
-    yield project
+    with launching.without_pictures():
+        yield project
     os.chdir(before)
 
 

@@ -152,6 +152,13 @@ def items_of(particles):
     return [item.clone() for item in particles.iterItems()]
 
 
+def pairs(*lists):
+    """Like zip, but lists of different lengths are a failure."""
+    lengths = [len(each) for each in lists]
+    assert len(set(lengths)) == 1, f"{lengths} things to compare"
+    return zip(*lists)
+
+
 def images_of_file(path):
     """All images (count, rows, columns), whatever the header lacks."""
     with warnings.catch_warnings():

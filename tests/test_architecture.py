@@ -8,6 +8,8 @@ from pathlib import Path
 
 import downsample_plugin
 
+from .breaks import breaks
+
 BLOCK = """
 import sys
 
@@ -53,3 +55,12 @@ def test_nothing_that_is_read_is_run():
     for path in Path(downsample_plugin.__file__).parent.rglob("*.py"):
         found = re.findall(r"pickle|\beval\(|\bexec\(|shell=True|os\.system|yaml|allow_pickle", path.read_text("utf-8"))
         assert not found, path
+
+
+def test_the_breaks_still_stand_in_their_files():
+    """What ``make breaks`` takes out is there, once; and the tests that are to see it are."""
+    for each in breaks():
+        text = Path(downsample_plugin.__file__).parent.joinpath(each.file).read_text("utf-8")
+        assert text.count(each.old) == 1, f"{each.file}: {each.old}"
+        for name in each.tests.split():
+            assert Path(__file__).with_name(f"{name}.py").exists(), name

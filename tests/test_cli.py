@@ -16,9 +16,11 @@ from downsample_plugin import cli
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 
-from .scipion_sets import images_of_file, write_stack
+from . import relion_files
+from .relion_files import write_refined
+from .scipion_sets import images_of_file, pairs, write_stack
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parent / "data"
 BOX = 32
 
 
@@ -90,16 +92,18 @@ def test_the_pixel_size_of_the_header(here, capsys):
 # ---- STAR files ------------------------------------------------------------------------------------------
 
 
-def test_real_particles_with_optics_groups(here, capsys):
+def test_a_refined_star_file_with_optics_groups(here, capsys):
     """All but the changed values stays to the digit; the images are found beside the STAR file."""
-    star = SHARED / "relion31.star"
-    command(str(star), "-o", "out", "--box", "128", "--recenter-exact")
-    before, after = table(star, "particles"), table("out/particles.star", "particles")
-    shifts = [(float(row.rlnOriginXAngst) / 2.806, float(row.rlnOriginYAngst) / 2.806) for row in before]
-    plan = DownsamplePlan(256, 2.806, fourier_crop_size=128, recenter=Recenter.EXACT)
-    expected, _ = downsample_images(images_of_file(SHARED / "relion31.mrcs"), plan, shifts)
+    os.mkdir("there")
+    truth = write_refined("there")
+    command("there/refined.star", "-o", "out", "--box", "32", "--recenter-exact")
+    before, after = table("there/refined.star", "particles"), table("out/particles.star", "particles")
+    shifts = [row.shift / relion_files.APIX for row in truth]
+    plan = DownsamplePlan(relion_files.BOX, relion_files.APIX, fourier_crop_size=32, recenter=Recenter.EXACT)
+    expected, _ = downsample_images(images_of_file("there/refined.mrcs"), plan, shifts)
     changed = {"rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst"}
-    for number, (old, new, image) in enumerate(zip(before, after, expected), start=1):
+    for number, (old, new, image) in enumerate(pairs(before, after, expected), start=1):
+        assert len(old._asdict()) == 26
         assert {k: v for k, v in old._asdict().items() if k not in changed} == {
             k: v for k, v in new._asdict().items() if k not in changed
         }
@@ -107,9 +111,21 @@ def test_real_particles_with_optics_groups(here, capsys):
         assert np.array_equal(image_at(new.rlnImageName), image)
         assert abs(float(new.rlnOriginXAngst)) == abs(float(new.rlnOriginYAngst)) == 0
     (optics,) = table("out/particles.star", "optics")
-    assert (optics.rlnImageSize, float(optics.rlnImagePixelSize)) == ("128", 5.612)
+    assert (optics.rlnImageSize, float(optics.rlnImagePixelSize)) == ("32", 5.612)
     assert optics.rlnMicrographOriginalPixelSize == "1.403000"
     assert "micrograph coordinates stay as they are" in capsys.readouterr().out
+
+
+def test_real_particles_of_relion_30(here):
+    """Ribosomes of EMPIAR-10076: magnification 38168 and detector pixels of 5 µm make 1.31 Å."""
+    command(str(DATA / "empiar_10076_7.star"), "-o", "out", "--pixel-size", "3.275")
+    before, after = table(DATA / "empiar_10076_7.star", ""), table("out/particles.star", "")
+    plan = DownsamplePlan(320, 1e4 * 5 / 38168, fourier_crop_size=128)
+    expected, _ = downsample_images(images_of_file(DATA / "empiar_10076_7.mrc"), plan)
+    for old, new, image in pairs(before, after, expected):
+        assert np.array_equal(image_at(new.rlnImageName), image)
+        assert 1e4 * float(new.rlnDetectorPixelSize) / float(new.rlnMagnification) == pytest.approx(plan.apix_out)
+        assert (new.rlnDefocusU, new.rlnMagnification) == (old.rlnDefocusU, old.rlnMagnification)
 
 
 OPTICS_STAR = """# version 30001
@@ -163,7 +179,7 @@ def test_groups_of_different_pixel_size_and_coordinates(here, capsys):
     assert "stay as they are" not in capsys.readouterr().out
     optics = table("out/particles.star", "optics")
     assert [(row.rlnImageSize, float(row.rlnImagePixelSize)) for row in optics] == [("16", 3.0), ("16", 4.0)]
-    for i, (row, (x, y)) in enumerate(zip(table("out/particles.star", "particles"), origins)):
+    for i, (row, (x, y)) in enumerate(pairs(table("out/particles.star", "particles"), origins)):
         apix, micrograph = ((1.5, 0.75), (2.0, 2.0))[i % 2]
         shift = np.array([x, y]) / apix
         d = np.sign(shift) * np.floor(np.abs(shift) + 0.5)
@@ -214,7 +230,7 @@ def test_relion_30(here, capsys, recenter):
     d = np.array([(4, -1), (0, 3)]) if recenter else np.zeros((2, 2))
     plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=8, recenter=Recenter.WHOLE_PIXELS)
     expected, _ = downsample_images(noise(2), plan, d)
-    for row, image, left in zip(table("out/particles.star", ""), expected, (shifts - d) / 4):
+    for row, image, left in pairs(table("out/particles.star", ""), expected, (shifts - d) / 4):
         assert np.array_equal(image_at(row.rlnImageName), image)
         assert (float(row.rlnOriginX), float(row.rlnOriginY)) == pytest.approx(tuple(left), abs=1e-6)
         assert 1e4 * float(row.rlnDetectorPixelSize) / float(row.rlnMagnification) == pytest.approx(6.0)

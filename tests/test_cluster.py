@@ -13,6 +13,8 @@ from .scipion_sets import downsample, items_of, new_downsample, particle, partic
 from .slurm import jobs_under_way, running_slurm
 from .test_streaming import Feeder
 
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
 APIX, BOX, COUNT = 1.31, 40, 10
 SETTINGS = {"fourierCropSize": 20, "lowpassResolution": 9.0, "particlesPerStack": 4, "numberOfThreads": 1}
 STACKS = ["particles_000001.mrcs", "particles_000002.mrcs", "particles_000003.mrcs"]

@@ -8,6 +8,7 @@ from downsample_plugin.core import DownsamplePlan, Downsampler, downsample_image
 from downsample_plugin.core.plan import Recenter
 from downsample_plugin.errors import DataError, PlanError
 
+from .scipion_sets import pairs
 from .truth import window
 
 
@@ -24,7 +25,7 @@ def test_whole_pixels_without_a_fourier_crop_are_copied_bit_for_bit(box, crop):
     plan = DownsamplePlan(box, 1.0, crop_size=crop, recenter=Recenter.WHOLE_PIXELS)
     found, applied = downsample_images(images, plan, shifts)
     assert applied.tolist() == [[3, -6], [-20, 0]]
-    for image, result, d in zip(images, found, applied):
+    for image, result, d in pairs(images, found, applied):
         assert result.tobytes() == window(image, crop, d.astype(int)).astype(np.float32).tobytes()
 
 
@@ -131,5 +132,5 @@ def test_a_plan_with_problems_is_refused():
 def test_the_mean_of_its_own_pixels_fills_what_lies_outside():
     images = noise(31) + np.array([5, -3], dtype=np.float32)[:, None, None]
     found, _ = downsample_images(images, DownsamplePlan(31, 1.0, crop_size=41))
-    for image, result in zip(images, found):
+    for image, result in pairs(images, found):
         assert result[0, 0] == np.float32(image.astype(np.float64).mean())

@@ -24,6 +24,8 @@ from downsample_plugin.tables import ParticleRow
 
 from .scipion_sets import write_stack
 
+pytestmark = pytest.mark.slow
+
 BOX, COUNT, PER_STACK, STACKS = 128, 1200, 250, 5
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=64, lowpass_resolution=8.0, normalize=True)
 KILLS, SEED = 20, 11
@@ -208,7 +210,7 @@ def test_a_disk_without_locks(here, undisturbed, monkeypatch):
     job = new_job("no_locks")
 
     def no_lock(*arguments):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("downsample_plugin.whole_files.fcntl.flock", no_lock)
     others = Path(job.folder, "particles_000001.mrcs.0123456789abcdef.part")

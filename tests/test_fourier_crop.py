@@ -7,6 +7,7 @@ import pytest
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 
+from .scipion_sets import pairs
 from .truth import trigonometric_resample, window
 
 BOXES = [(32, 16), (32, 15), (31, 16), (31, 15), (32, 31), (31, 30), (33, 33), (32, 32), (48, 9), (49, 8)]
@@ -27,7 +28,7 @@ def test_exact_recentring_is_the_trigonometric_sum(box, box_out, shift):
     plan = DownsamplePlan(box, 1.3, fourier_crop_size=box_out, recenter=Recenter.EXACT)
     found, applied = downsample_images(images, plan, np.tile(shift, (2, 1)))
     whole = np.sign(shift) * np.floor(np.abs(shift) + 0.5)
-    for image, result, d in zip(images, found, applied):
+    for image, result, d in pairs(images, found, applied):
         # the whole pixels are a window, the rest a phase
         expected = trigonometric_resample(window(image, box, whole.astype(int)), box_out, shift - whole)
         close(result, expected, images)
@@ -44,7 +45,7 @@ def test_crop_pad_and_whole_pixel_recentring(box, box_out, crop, shift):
     found, applied = downsample_images(images, plan, np.tile(shift, (2, 1)))
     whole = (np.sign(shift) * np.floor(np.abs(shift) + 0.5)).astype(int)
     assert np.array_equal(applied, np.tile(whole, (2, 1)))
-    for image, result in zip(images, found):
+    for image, result in pairs(images, found):
         # float32 itself rounds values of about 10 by up to 5e-7
         close(result, trigonometric_resample(window(image, crop, whole), box_out), images, 2e-6)
 

@@ -25,6 +25,8 @@ from downsample_plugin.tables import BAD_HEAD, PARTICLES_HEAD, ParticleRow, read
 
 from .scipion_sets import write_stack
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 LONGEST = 5000  # ms of one example
 MOST_MEMORY = 64 << 20  # bytes that one example may take

@@ -6,12 +6,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.scipion, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[1]
-SHIPPED = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGES.md", "MANIFEST.in", "protocols.conf", "tests"]
+LEFT_BEHIND = shutil.ignore_patterns(
+    *(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "build", "dist", "demo_project"),
+    *("screenshots", "*.egg-info"),
+)
 
 LISTS_ALL = """
 import sys, tempfile
@@ -30,7 +36,6 @@ templates = [template.name for template in protocol._plugin.getTemplates()]
 assert sorted(templates) == ["downsample_and_back", "sub_particles"], templates
 assert (folder / "protocols.conf").is_file()
 assert (folder / downsample_plugin._logo).is_file()
-assert not (folder / "tests").exists() or (folder / "tests").is_symlink()
 print(folder)
 """
 
@@ -39,17 +44,8 @@ print(folder)
 def source(tmp_path_factory):
     """A copy of the sources, so that building leaves nothing behind."""
     copy = tmp_path_factory.mktemp("source") / "project"
-    shutil.copytree(ROOT / "downsample_plugin", copy / "downsample_plugin", symlinks=True, ignore=_no_caches)
-    for name in SHIPPED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, ignore=_no_caches)
-        else:
-            shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=LEFT_BEHIND)
     return copy
-
-
-def _no_caches(_, names):
-    return [name for name in names if name == "__pycache__"]
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +86,42 @@ def _environment(folder):
     packages = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
     Path(packages, "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
+
+
+def test_the_sdist_has_all_that_its_tests_need(tmp_path, source, archives):
+    """The files of the project, but for what only its repository needs; and tests that run there."""
+    with tarfile.open(archives["sdist"]) as archive:
+        archive.extractall(tmp_path)
+    (unpacked,) = tmp_path.iterdir()
+
+    shutil.copytree(source, tmp_path / "source", symlinks=True, ignore=LEFT_BEHIND)
+
+    def files(folder):
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    lacks = files(tmp_path / "source") - files(unpacked)
+    assert {name for name in lacks if not name.startswith(".git")} == set()
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_relion.py", "tests/test_cli.py", "-k", "relion"]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+def test_scipions_own_tests(tmp_path):
+    """As ``scipion3 tests`` runs them; protocols are started by Scipion's launcher here."""
+    import pyworkflow
+
+    script = Path(pyworkflow.__file__).parent / "apps" / "pw_run_tests.py"
+    code = f"import runpy, sys; from downsample_plugin import headless; headless.prepare({str(tmp_path)!r}); "
+    code += f"sys.argv = [{str(script)!r}, *sys.argv[1:]]; runpy.run_path({str(script)!r}, run_name='__main__')"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCIPION")}
+
+    def scipion_tests(*arguments):
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    shown = scipion_tests("--show", "--grep", "downsample")
+    assert "downsample_plugin.tests.test_protocols.TestDownsample" in shown.stdout
+    done = scipion_tests("downsample_plugin.tests.test_protocols")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 tests" in done.stdout + done.stderr
+    assert "FAILED" not in done.stdout + done.stderr

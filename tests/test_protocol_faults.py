@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The protocol when it is killed, stopped or moved, when its input changes, and when particles are corrupt."""
 
-import contextlib
 import os
 import shutil
 import time
@@ -14,7 +13,8 @@ from downsample_plugin import headless
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.tables import read_bad_particles
 
-from .scipion_sets import downsample, image_of, items_of, new_downsample, particle, particle_set, write_stack
+from .launching import go_on, kill, processes_of, started_by_scipion, wait_for
+from .scipion_sets import downsample, image_of, items_of, new_downsample, pairs, particle, particle_set, write_stack
 
 APIX, BOX, COUNT = 1.5, 128, 3000
 SETTINGS = {"fourierCropSize": 64, "doNormalize": True, "particlesPerStack": 450, "numberOfThreads": 2}
@@ -51,17 +51,12 @@ def stacks_of(protocol):
 def launched(project, protocol):
     """The processes of a protocol that has been launched, itself first, once its program has workers."""
     project.launchProtocol(protocol, wait=False)
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        for process in psutil.process_iter(["cmdline"]):
-            program, *arguments = process.info["cmdline"] or [""]
-            line = " ".join(arguments)
-            if "python" not in program:  # Scipion starts it by a shell
-                continue
-            if "pw_protocol_run" in line and f" {protocol.getObjId()}" in line and len(process.children(True)) >= 2:
-                return [process, *process.children(recursive=True)]
-        time.sleep(0.005)
-    raise AssertionError("it does not come to work")
+
+    def at_work():
+        processes = processes_of(protocol)
+        return processes if len(processes) >= 4 else None
+
+    return wait_for(at_work, "its workers")
 
 
 def continued(project, protocol):
@@ -71,13 +66,6 @@ def continued(project, protocol):
     return headless.run(project, protocol)
 
 
-def resumed(project, protocol):
-    project._updateProtocol(protocol)
-    protocol.setFailed("it was killed")  # as the project window does with a process that is gone
-    project._storeProtocol(protocol)
-    return continued(project, protocol)
-
-
 @pytest.mark.parametrize("moment", [0.0, 0.03, 0.06, 0.1])
 @pytest.mark.parametrize("whole", [True, False])
 def test_killed_with_or_without_its_program(project, many, undisturbed, moment, whole):
@@ -85,16 +73,15 @@ def test_killed_with_or_without_its_program(project, many, undisturbed, moment, 
     protocol = new_downsample(project, many, **SETTINGS)
     processes = launched(project, protocol)
     time.sleep(moment)
-    for process in processes if whole else processes[:1]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes[:1], timeout=10)
-    assert stacks_of(resumed(project, protocol)) == undisturbed
+    kill(processes if whole else processes[:1])
+    go_on(project, protocol, wait=True)
+    assert stacks_of(protocol) == undisturbed
 
 
 def test_stopped_from_scipion(project, many, undisturbed):
     protocol = new_downsample(project, many, **SETTINGS)
-    processes = launched(project, protocol)
+    with started_by_scipion():
+        processes = launched(project, protocol)
     start = time.monotonic()
     project.stopProtocol(protocol)
     _, alive = psutil.wait_procs(processes, timeout=5)
@@ -108,12 +95,13 @@ def test_two_runs_side_by_side(project, many, undisturbed):
     both = [new_downsample(project, many, **SETTINGS) for _ in range(2)]
     for protocol in both:
         project.launchProtocol(protocol, wait=False)
-    end = time.monotonic() + 120
-    while any(protocol.isActive() or not protocol.endTime.hasValue() for protocol in both):
-        assert time.monotonic() < end
-        time.sleep(0.2)
+
+    def are_over():
         for protocol in both:
             project._updateProtocol(protocol)
+        return all(protocol.endTime.hasValue() and not protocol.isActive() for protocol in both)
+
+    wait_for(are_over, "the end of both")
     for protocol in both:
         assert stacks_of(protocol) == undisturbed
 
@@ -132,7 +120,7 @@ def test_input_that_changed_between_stop_and_continue(project):
     write_stack(stack, changed)
     continued(project, protocol)
     expected, _ = downsample_images(changed, DownsamplePlan(32, APIX, fourier_crop_size=16))
-    for item, image in zip(items_of(protocol.outputParticles), expected):
+    for item, image in pairs(items_of(protocol.outputParticles), expected):
         assert np.array_equal(image_of(item), image)
 
 
@@ -158,7 +146,7 @@ def test_corrupt_particles_are_listed_and_may_be_skipped(project):
     expected, _ = downsample_images(
         noise(30, box=32)[[i - 1 for i in good]], DownsamplePlan(32, APIX, fourier_crop_size=16)
     )
-    for item, image in zip(items_of(protocol.outputParticles), expected):
+    for item, image in pairs(items_of(protocol.outputParticles), expected):
         assert np.array_equal(image_of(item), image)
     assert f"Left out: 3 corrupt particles, listed in {table}" in protocol.summary()
     assert "28 particle images" in protocol._methods()[0]
@@ -206,6 +194,6 @@ def test_a_project_that_was_moved_goes_on(scipion, tmp_path):
     protocol = project.getProtocol(number)
     continued(project, protocol)
     expected, _ = downsample_images(noise(40, box=32), DownsamplePlan(32, APIX, fourier_crop_size=16))
-    for item, image in zip(items_of(protocol.outputParticles), expected):
+    for item, image in pairs(items_of(protocol.outputParticles), expected):
         assert np.array_equal(image_of(item), image)
     os.chdir(before)

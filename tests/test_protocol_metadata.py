@@ -16,6 +16,7 @@ from .scipion_sets import (
     matrix,
     micrograph_set,
     new_downsample,
+    pairs,
     particle,
     particle_set,
     write_stack,
@@ -106,7 +107,7 @@ def test_content_less_residual_shift_is_at_the_origin(project, blobs, case, mode
     output = downsample(project, blobs[case], **settings).outputParticles
     inputs = items_of(blobs[case].outputParticles)
     q = 32 / BOX
-    for before, after, s in zip(inputs, items_of(output), shifts_of()):
+    for before, after, s in pairs(inputs, items_of(output), shifts_of()):
         assert centred_by(after, alignment, convention) == pytest.approx([0, 0], abs=0.01)
         d = {None: np.zeros(2), WHOLE: np.sign(s) * np.floor(np.abs(s) + 0.5), EXACT: s}[mode]
         assert blob_position(image_of(after)) == pytest.approx((d - s) * q, abs=0.01)
@@ -138,7 +139,7 @@ def test_everything_else_survives(project, blobs):
     before, after = items_of(before_set), items_of(output)
     assert [item.getObjId() for item in after] == [item.getObjId() for item in before]
     changed = {"_index", "_filename", "_samplingRate", "_transform._matrix", "_coordinate._x", "_coordinate._y"}
-    for old, new in zip(before, after):
+    for old, new in pairs(before, after):
         assert new.getSamplingRate() == pytest.approx(APIX * 48 / 32, rel=1e-14)
         old_values, new_values = old.getObjDict(), new.getObjDict()
         for name in set(old_values) - changed:
@@ -317,8 +318,8 @@ def test_averages_stay_averages_and_disabled_particles_stay_out(project):
 def test_two_runs_in_a_row_record_their_own_shift(project, blobs):
     first = downsample(project, blobs[CASES[0]], fourierCropSize=48, recenter=True)
     second = downsample(project, first, fourierCropSize=24, recenter=True, recenterMode=EXACT)
-    pairs = zip(items_of(first.outputParticles), items_of(second.outputParticles), shifts_of())
-    for one, two, s in pairs:
+    outputs = items_of(first.outputParticles), items_of(second.outputParticles)
+    for one, two, s in pairs(*outputs, shifts_of()):
         assert centred_by(two, "Projection") == pytest.approx([0, 0], abs=0.01)
         both = one._downsampleShiftX.get() + two._downsampleShiftX.get()
         assert both == pytest.approx(s[0] * APIX, abs=1e-9)

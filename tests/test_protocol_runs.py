@@ -13,18 +13,21 @@ from downsample_plugin import headless
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import FilterShape, Recenter
 
+from . import relion_files
+from .relion_files import write_refined
 from .scipion_sets import (
     downsample,
     image_of,
     images_of_file,
     items_of,
     new_downsample,
+    pairs,
     particle,
     particle_set,
     write_stack,
 )
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parent / "data"
 APIX, BOX = 1.31, 40
 
 
@@ -39,7 +42,7 @@ def ten(project):
 
 
 def assert_images(output, expected):
-    for item, image in zip(items_of(output), expected):
+    for item, image in pairs(items_of(output), expected):
         assert np.array_equal(image_of(item), image)
     assert output.getSize() == len(expected)
 
@@ -152,15 +155,9 @@ def test_all_types_of_files(project, dtype):
 # ---- real particles ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_particles():
-    assert SHARED.is_dir(), f"{SHARED}: the real particles for these tests are not there, beside the project's folder"
-    return SHARED
-
-
-def test_empiar_10076(project, real_particles):
+def test_empiar_10076(project):
     """Seven ribosome particles in a stack that is named .mrc, whose header knows no pixel size."""
-    stack = str(real_particles / "empiar_10076_7.mrc")
+    stack = str(DATA / "empiar_10076_7.mrc")
     particles = particle_set(project, [particle(i, (i, stack)) for i in range(1, 8)], 1.31)
     protocol = downsample(project, particles, targetPixelSize=3.275, doNormalize=True, saveFloat16=True)
     output = protocol.outputParticles
@@ -172,44 +169,34 @@ def test_empiar_10076(project, real_particles):
     assert small[:, background].mean(axis=1) == pytest.approx(0, abs=1e-3)
     assert small[:, background].std(axis=1) == pytest.approx(1, abs=1e-3)
     # inside the new Nyquist limit the transform is that of the original, up to the normalisation
-    for image, original in zip(small, originals):
+    for image, original in pairs(small, originals):
         ours = np.fft.fft2(image)[1:40, 1:40]
         theirs = np.fft.fft2(original.astype(np.float64))[1:40, 1:40]
         correlation = np.abs(np.vdot(ours, theirs)) / np.linalg.norm(ours) / np.linalg.norm(theirs)
         assert correlation > 0.999
 
 
-def relion31_particles(folder):
-    """Particles of relion31.star: images, matrices as Scipion holds them, shifts in px."""
-    from emtable import Table
+def refined_particles():
+    """Particles of RELION's refined.star: items with matrices as Scipion holds them, and shifts in px."""
     from pwem.convert.transformations import euler_matrix
 
-    for i, row in enumerate(Table(fileName=str(folder / "relion31.star"), tableName="particles"), start=1):
-        shift = np.array([row.rlnOriginXAngst, row.rlnOriginYAngst]) / 2.806
-        inverse = euler_matrix(*-np.radians([row.rlnAngleRot, row.rlnAngleTilt, row.rlnAnglePsi]), axes="szyz")
-        inverse[:2, 3] = -shift
-        yield (
-            particle(
-                i,
-                (i, str(folder / "relion31.mrcs")),
-                np.linalg.inv(inverse),
-                (row.rlnCoordinateX / 2, row.rlnCoordinateY / 2),
-            ),
-            shift,
-        )
+    for i, row in enumerate(write_refined("."), start=1):
+        inverse = euler_matrix(*-np.radians(row.angles), axes="szyz")
+        inverse[:2, 3] = -row.shift / relion_files.APIX
+        yield particle(i, (i, "refined.mrcs"), np.linalg.inv(inverse), row.place / 2), row.shift / relion_files.APIX
 
 
 @pytest.mark.parametrize("mode", [Recenter.WHOLE_PIXELS, Recenter.EXACT])
-def test_relion31(project, real_particles, mode):
-    """Five particles with RELION's angles and origins (in Å, all below half a pixel, as a refinement leaves them)."""
-    items, shifts = zip(*relion31_particles(real_particles))
-    particles = particle_set(project, items, 2.806, "Projection")
+def test_refined_particles_of_relion(project, mode):
+    """RELION's angles and origins (in Å, all below half a pixel, as a refinement leaves them)."""
+    items, shifts = zip(*refined_particles())
+    particles = particle_set(project, items, relion_files.APIX, "Projection")
     settings = {"recenter": True, "recenterMode": [Recenter.WHOLE_PIXELS, Recenter.EXACT].index(mode)}
-    output = downsample(project, particles, fourierCropSize=128, **settings).outputParticles
-    plan = DownsamplePlan(256, 2.806, fourier_crop_size=128, recenter=mode)
-    expected, applied = downsample_images(images_of_file(real_particles / "relion31.mrcs"), plan, shifts)
+    output = downsample(project, particles, fourierCropSize=32, **settings).outputParticles
+    plan = DownsamplePlan(relion_files.BOX, relion_files.APIX, fourier_crop_size=32, recenter=mode)
+    expected, applied = downsample_images(images_of_file("refined.mrcs"), plan, shifts)
     assert np.array_equal(applied, np.zeros((5, 2))) == (mode is Recenter.WHOLE_PIXELS)
-    for item, image, d, shift in zip(items_of(output), expected, applied, shifts):
+    for item, image, d, shift in pairs(items_of(output), expected, applied, shifts):
         assert image_of(item) == pytest.approx(image, abs=1e-5)
         left = -np.linalg.inv(item.getTransform().getMatrix())[:2, 3]
         assert left == pytest.approx((shift - d) / 2, abs=1e-9)

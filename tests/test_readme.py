@@ -20,6 +20,7 @@ def run(*command, folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
 
 
+@pytest.mark.scipion
 def test_the_script_for_a_scripted_project(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     write_stack(str(tmp_path / "data" / "some.mrcs"), np.random.default_rng(0).normal(size=(5, 64, 64)))
@@ -33,6 +34,8 @@ def demo(tmp_path):
     return lambda *arguments: run(sys.executable, "-m", "downsample_plugin.demo", *arguments, folder=tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.scipion
 def test_the_demo_finds_the_truth(demo):
     assert demo().returncode == 0
     done = demo("", "")  # again, over the first
@@ -48,6 +51,7 @@ def test_the_demo_finds_the_truth(demo):
     assert Path(lines["Stacks"]).is_file()
 
 
+@pytest.mark.scipion
 def test_the_demo_on_a_stack_of_ones_own(demo, tmp_path):
     stack = write_stack(str(tmp_path / "mine [1] $x.mrc"), np.random.default_rng(0).normal(size=(5, 63, 63)))
     done = demo(stack, "1.5")
@@ -56,6 +60,7 @@ def test_the_demo_on_a_stack_of_ones_own(demo, tmp_path):
     assert "Sampling rate: 1.5 -> 3.0484 Å/px" in done.stdout
 
 
+@pytest.mark.scipion
 @pytest.mark.parametrize(
     "arguments, sentence",
     [

@@ -18,6 +18,7 @@ from .scipion_sets import (
     items_of,
     matrix,
     new_downsample,
+    pairs,
     particle,
     particle_set,
     write_stack,
@@ -410,7 +411,7 @@ def test_downsampled_classes(project, trip):
         assert type(run.outputParticles) is type(from_set.outputParticles)
         assert run.outputParticles.getSamplingRate() == from_set.outputParticles.getSamplingRate()
         assert [item.getObjId() for item in found] == [item.getObjId() for item in expected]
-        for item, other in zip(found, expected):
+        for item, other in pairs(found, expected):
             assert np.array_equal(image_of(item), image_of(other))
             assert np.array_equal(item.getTransform().getMatrix(), other.getTransform().getMatrix())
             assert item.getCoordinate().getPosition() == other.getCoordinate().getPosition()
@@ -638,6 +639,6 @@ def test_a_2d_reading_that_cannot_be_seen_is_told(project, originals):
     assert any("written as 'rotate then shift'" in line for line in small.summary())
     restored = restore(project, small, small, alignment2DConvention=ROTATE_THEN_SHIFT, fullSizeParticles=original)
     assert any("written as 'rotate then shift'" in line for line in restored.summary())
-    for before, after in zip(items_of(xmipp.outputParticles), items_of(restored.outputParticles)):
+    for before, after in pairs(items_of(xmipp.outputParticles), items_of(restored.outputParticles)):
         assert np.abs(before.getTransform().getMatrix() - after.getTransform().getMatrix()).max() < TOLERANCE
     assert not any("Note" in line for line in downsample(project, xmipp, fourierCropSize=20).summary())

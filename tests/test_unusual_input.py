@@ -16,7 +16,7 @@ from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.job import Job
 from downsample_plugin.tables import ParticleRow
 
-from .scipion_sets import downsample, image_of, items_of, particle, particle_set, write_stack
+from .scipion_sets import downsample, image_of, items_of, pairs, particle, particle_set, write_stack
 
 BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
@@ -127,6 +127,7 @@ def test_read_only_input_in_a_read_only_folder(here):
     os.chmod("safe", stat.S_IRWXU)
 
 
+@pytest.mark.slow
 def test_ten_thousand_stacks_of_one_particle(here):
     images = noise(100)
     write_stack("all.mrcs", images)
@@ -147,6 +148,7 @@ def test_ten_thousand_stacks_of_one_particle(here):
         assert np.array_equal(stack.data[-100:], expected)
 
 
+@pytest.mark.slow
 def test_one_stack_of_a_hundred_thousand(here):
     box, plan = 8, DownsamplePlan(8, 1.5, float16=True)
     images = noise(100_000, box)
@@ -163,5 +165,5 @@ def test_another_format_through_the_protocol(project):
     particles = particle_set(project, [particle(i, (i, "spider.stk")) for i in (1, 2, 3, 4)], 1.5)
     output = downsample(project, particles, fourierCropSize=16).outputParticles
     expected, _ = downsample_images(noise(), PLAN)
-    for item, image in zip(items_of(output), expected):
+    for item, image in pairs(items_of(output), expected):
         assert np.array_equal(image_of(item), image)

@@ -12,6 +12,8 @@ from PIL import Image
 
 from downsample_plugin import demo
 
+pytestmark = [pytest.mark.scipion, pytest.mark.slow]
+
 ROOT = Path(__file__).parents[1]
 
 
