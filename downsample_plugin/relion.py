@@ -1,228 +1,196 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Particles in RELION's STAR files: what is in them, and the same file for the downsampled particles.
+"""Particles in RELION's STAR files: what is in them.
 
-Both flavours: 3.1 and later, with optics groups and origins in Å, and 3.0, with a magnification and a detector
-pixel size on every line and origins in pixels.
+Both flavours: 3.1 and later, with an optics table and origins in Å, and 3.0, with a magnification and a detector pixel
+size on every row and origins in pixels. A file is read in one pass, in which all values are looked at that are needed
+to write it again (``relion_output``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from .core.checks import LARGEST_NUMBER
-from .core.plan import DownsamplePlan
+import numpy as np
+from numpy.typing import NDArray
+
+from . import relion_labels as labels
 from .errors import DataError
-from .readers import open_stack
-from .star import StarLine, star_lines
-from .tables import ParticleRow
+from .relion_groups import FoundGroup, Groups, ImageGroup, first_without_number, no_number
+from .relion_tables import check_rest, find_tables
+from .star import Block, StarFile, read_blocks
+from .star_rows import Rows, value_of
 
-SAME_PIXEL_SIZE = 1e-4  # relative; STAR files have six decimals
-
-
-@dataclass(frozen=True)
-class ImageGroup:
-    """Particles of one box and pixel size: an optics group, or a magnification and detector pixel size."""
-
-    key: str
-    box: int
-    apix: float
-    #: Å/px of the micrographs that the coordinates are counted on; None where the file does not say
-    micrograph_apix: float | None
+LONGEST_INDEX = 12  # digits of the number of an image in its file
 
 
-class RelionParticle(NamedTuple):
-    """A particle of a STAR file."""
+class Particles(NamedTuple):
+    """Some particles of a STAR file, in its order: an element or a row for each."""
 
-    line: StarLine
-    group: ImageGroup
-    image_index: int
-    image_file: str
-    #: (x, y) in pixels: brings the particle to the origin
-    shift: tuple[float, float]
+    #: where they stand in the file
+    block: Block
+    #: number of the row, from 1
+    numbers: NDArray[np.int64]
+    #: number of the image's file, from 0, among ``RelionStar.image_files``
+    files: NDArray[np.int32]
+    #: number of the image in its file, from 1; 0 where the name has none
+    indices: NDArray[np.int64]
+    #: (n, 2) x and y in px of the image: bring the particle to the origin; 0 where the file has no origins
+    shifts: NDArray[np.float64]
+    #: number of the group, from 0, among ``RelionStar.groups``
+    groups: NDArray[np.int32]
 
 
 class RelionStar:
-    """A STAR file of particles, read line by line. DataError where it is none, or lacks what is needed."""
+    """A STAR file of particles, which stays open; DataError where it is none or lacks what is needed.
 
-    def __init__(self, path: str):
-        self.path = path
-        self._optics: dict[str, dict[str, str]] = {}  # values by group
-        self._groups: dict[str, ImageGroup] = {}
-        self._files: dict[str, str] = {}  # where the files of image names are
-        has_particles = False
-        for line in star_lines(self.path):
-            if line.block == "optics" and line.values:
-                row = line.values
-                key = row.get("rlnOpticsGroup", "") if line.is_row else "1"
-                self._optics.setdefault(key, {}).update(row)
-            elif line.is_row and "rlnImageName" in line.values:
-                has_particles = True
-                break
-        if not has_particles:
-            raise DataError(f"{self.path}: no rlnImageName in it, expected a RELION STAR file of particles; give one")
+    Pixel sizes (Å/px) that it lacks may be given: of the images, and of the micrographs that coordinates are counted
+    on. PlanError, while particles are read, where the file says otherwise. A context manager.
+    """
+
+    def __init__(self, path: str, apix: float | None = None, micrograph_apix: float | None = None):
+        self.path, self.apix, self.micrograph_apix = path, apix, micrograph_apix
+        self.file = StarFile(path)
+        try:
+            self.table, self.optics = find_tables(self.file)
+            self._groups = Groups(path, self.table, self.optics, apix, micrograph_apix)
+        except BaseException:
+            self.close()
+            raise
+        #: labels whose values tell groups apart
+        self.group_labels = [label for label in labels.OF_GROUP if label in self.table.labels]
+        self._shift_labels = self._find_shift_labels()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file_numbers: dict[str, int] = {}
+        #: files of images, found from the current folder, or else from the STAR file's; all those met so far
+        self.image_files: list[str] = []
+        #: groups by the texts on their rows, in the order of their first particles; all those met so far
+        self.found_groups: dict[tuple[str, ...], FoundGroup] = {}
+        #: the same with their boxes; there when all particles were read
+        self.groups: list[ImageGroup] = []
+        #: where all particles stand; there when they were read
+        self.blocks: list[Block] = []
+
+    def __enter__(self) -> RelionStar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
 
     @property
-    def has_optics(self) -> bool:
-        """Whether it is of RELION 3.1 or later."""
-        return bool(self._optics)
-
-    def particles(self) -> Iterator[RelionParticle]:
-        """All particles, in the order of the file."""
-        for line in star_lines(self.path):
-            if line.is_row and "rlnImageName" in line.values:
-                yield self._particle(line)
-
-    def groups(self) -> list[ImageGroup]:
-        """The groups that particles belong to, in the order of their first particles."""
-        return list(dict.fromkeys(particle.group for particle in self.particles()))
-
-    def image_files(self) -> list[str]:
-        """The files of all images that were met so far."""
-        return list(self._files.values())
-
     def has_origins(self) -> bool:
         """Whether the particles carry shifts."""
-        return self._origin_label("X") in next(self.particles()).line.values
+        return bool(self._shift_labels)
 
-    def _particle(self, line: StarLine) -> RelionParticle:
-        index, file = self._image(line.values["rlnImageName"])
-        group = self._group(line.values, file)
-        x, y = (self._number(line.values, self._origin_label(axis), 0.0) for axis in "XY")
-        if self.has_optics:
-            x, y = x / group.apix, y / group.apix
-        return RelionParticle(line, group, index, file, (x, y))
+    def _find_shift_labels(self) -> Sequence[str]:
+        """Labels of the origins that RELION goes by: those in Å beside an optics table, else those in px, if any."""
+        in_angstrom, in_pixels = ("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")
+        sorts = [in_angstrom] if self.optics else [in_pixels, in_angstrom]
+        return next((sort for sort in sorts if set(sort) & set(self.table.labels)), ())
 
-    def _origin_label(self, axis: str) -> str:
-        return f"rlnOrigin{axis}Angst" if self.has_optics else f"rlnOrigin{axis}"
-
-    def _image(self, name: str) -> tuple[int, str]:
-        """Index and file of an image name, looked for from the current folder, then from the STAR file's."""
-        index, at, file = name.rpartition("@")
-        if not file or "\0" in file or (at and not re.fullmatch(r"[0-9]{1,12}", index)):
+    def particles(self) -> Iterator[Particles]:
+        """All particles, some thousands at a time; DataError where something is wrong with one."""
+        self._forget()
+        blocks, end = [], self.table.start
+        for block, rows in read_blocks(self.file, self.table):
+            blocks.append(block)
+            end = block.offset + block.length
+            if len(rows):
+                yield self._particles(block, rows)
+        if not self.found_groups:
             raise DataError(
-                f"{self.path}: rlnImageName is {name[:200]}, expected a number before the @, of up to 12 digits, and a "
-                "file after it; write it again"
+                f"{self.path}: no rlnImageName in it that has rows, expected particles; give a file of them"
             )
-        if file not in self._files:
-            beside = os.path.join(os.path.dirname(self.path), file)
-            self._files[file] = beside if os.path.exists(beside) and not os.path.exists(file) else file
-        return int(index) if at else 0, self._files[file]
+        check_rest(self.file, self.table, end)
+        self.groups = [self._groups.with_box(group) for group in self.found_groups.values()]
+        self.blocks = blocks
 
-    def _group(self, values: dict[str, str], file: str) -> ImageGroup:
-        key = self._key(values)
-        if key not in self._groups:
-            self._groups[key] = self._new_group(key, {**values, **self._optics.get(key, {})}, file)
-        return self._groups[key]
+    def _particles(self, block: Block, rows: Rows) -> Particles:
+        present = [label for label in labels.OF_PARTICLE if label in self.table.labels]
+        numbers = {label: self._numbers(block, rows, label) for label in present}
+        files, indices = self._images(block, rows)
+        groups = self._group_numbers(block, rows)
+        for number, group in enumerate(self.found_groups.values()):
+            if self._groups.needs_box(group):
+                of_group = dict.fromkeys(files[groups == number].tolist())
+                self._groups.look_into(group, map(self.image_files.__getitem__, of_group))
+        shifts = np.zeros((len(rows), 2))
+        for axis, label in enumerate(self._shift_labels):
+            shifts[:, axis] = numbers.get(label, 0.0)
+        if self._shift_labels and self._shift_labels[0] in labels.ORIGINS_ANGSTROM:
+            shifts /= np.array([group.apix for group in self.found_groups.values()])[groups][:, None]
+        of_rows = np.arange(block.first, block.first + len(rows), dtype=np.int64)
+        return Particles(block, of_rows, files, indices, shifts, groups)
 
-    def _key(self, values: dict[str, str]) -> str:
-        """What tells the groups apart: the optics group, or before those, what makes the pixel size."""
-        if not self.has_optics:
-            return f"{values.get('rlnMagnification')} {values.get('rlnDetectorPixelSize')}"
-        key = values.get("rlnOpticsGroup", "1")
-        if key not in self._optics:
-            raise DataError(
-                f"{self.path}: a particle is of optics group {key}, expected one of {', '.join(self._optics)} (the "
-                "optics table); write the file again"
-            )
-        return key
+    def _error(self, block: Block, rows: Rows, row: int, problem: str) -> DataError:
+        return self.file.error_at(block.offset + int(rows.lines[row, 0]), problem)
 
-    def _new_group(self, key: str, values: dict[str, str], file: str) -> ImageGroup:
-        if self.has_optics:
-            apix = self._number(values, "rlnImagePixelSize")
-        else:
-            # µm on the detector to Å on the specimen
-            magnification = self._number(values, "rlnMagnification")
-            apix = 1e4 * self._number(values, "rlnDetectorPixelSize") / magnification if magnification else 0.0
-        micrograph = self._number(values, "rlnMicrographPixelSize", 0.0)
-        if not micrograph:
-            original = self._number(values, "rlnMicrographOriginalPixelSize", 0.0)
-            micrograph = original if math.isclose(original, apix, rel_tol=SAME_PIXEL_SIZE) else 0.0
-        if not 0 < apix < LARGEST_NUMBER:
-            raise DataError(
-                f"{self.path}: a pixel size of {apix:g} Å/px, expected a number above 0; write the file again"
-            )
-        return ImageGroup(key, self._box(key, file), apix, micrograph or None)
-
-    def _box(self, key: str, file: str) -> int:
-        """Box of a group, as a file of its particles says, or the next that can be read: rlnImageSize may be stale."""
+    def _numbers(self, block: Block, rows: Rows, label: str) -> NDArray[np.float64]:
+        texts = rows.values(self.table.column(label))
+        together = "".join(texts)
         try:
-            with open_stack(file) as stack:
-                return stack.box[0]
-        except DataError as error:
-            tried = {file}
-            for line in star_lines(self.path):
-                if line.is_row and "rlnImageName" in line.values and self._key(line.values) == key:
-                    _, other = self._image(line.values["rlnImageName"])
-                    if other not in tried:
-                        tried.add(other)
-                        with contextlib.suppress(DataError), open_stack(other) as stack:
-                            return stack.box[0]
-            raise DataError(f"{self.path}: {file}: {error}") from error
-
-    def _number(self, values: dict[str, str], label: str, default: float | None = None) -> float:
-        text = values.get(label, "")
-        try:
-            number = float(text) if text or default is None else default
+            # Python's underscores and digits are none of RELION's
+            numbers = np.array(texts if together.isascii() and "_" not in together else [""], dtype=np.float64)
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(
-                f"{self.path}: {label} is {text or 'not there'}, expected a number for every particle; write it again"
-            )
-        return number
+            numbers = np.array([np.nan])
+        if not np.isfinite(numbers).all():
+            row = first_without_number(texts)
+            raise self._error(block, rows, row, no_number(label, texts[row]))
+        return numbers
 
-    # ---- the same file for the downsampled particles -----------------------------------------------------
+    def _group_numbers(self, block: Block, rows: Rows) -> NDArray[np.int32]:
+        columns = [rows.raw(self.table.column(label)) for label in self.group_labels]
+        keys = list(zip(*columns)) if columns else [()] * len(rows)
+        new = set(keys) - self.found_groups.keys()
+        for key in dict.fromkeys(keys) if new else ():
+            if key in new:
+                try:
+                    self.found_groups[key] = self._groups.find(dict(zip(self.group_labels, map(value_of, key))))
+                except ValueError as error:
+                    raise self._error(block, rows, keys.index(key), str(error)) from None
+        numbers = {key: number for number, key in enumerate(self.found_groups)}
+        return np.array([numbers[key] for key in keys], dtype=np.int32)
 
-    def rewritten(
-        self, plan_of: Callable[[ImageGroup], DownsamplePlan], results: Callable[[ImageGroup], Iterator[ParticleRow]]
-    ) -> Iterator[str]:
-        """All lines, with image names, sizes, pixel sizes, origins and coordinates of the new images.
+    # ---- images ----------------------------------------------------------------------------------------------------
 
-        `results` gives, for a group, an iterator over what became of the particles of its plan, in order and with
-        their numbers in the file, from 1; the lines of those that it lacks are left out.
-        """
-        groups = {group.key: group for group in self.groups()}
-        waiting: dict[DownsamplePlan, ParticleRow | None] = {}  # the next result of each plan
-        number = 0
-        for line in star_lines(self.path):
-            if line.is_row and "rlnImageName" in line.values:
-                number += 1
-                particle = self._particle(line)
-                plan = plan_of(particle.group)
-                if plan not in waiting:
-                    waiting[plan] = next(results(particle.group), None)
-                result = waiting[plan]
-                if result is not None and result.particle_id == number:
-                    del waiting[plan]
-                    yield line.with_values(self._of_particle(particle, plan, result))
-            elif line.block == "optics" and line.values:
-                key = line.values.get("rlnOpticsGroup", "") if line.is_row else "1"
-                yield line.with_values(_of_optics(plan_of(groups[key]))) if key in groups else line.text
-            else:
-                yield line.text
+    def _images(self, block: Block, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Numbers of the files, and of the images in them."""
+        names = rows.values(self.table.column(labels.IMAGE))
+        indices, ats, files = zip(*[name.partition("@") for name in names])
+        together, lengths = "".join(indices), set(map(len, indices))
+        if not (all(ats) and together.isascii() and together.isdigit() and lengths <= set(range(1, LONGEST_INDEX + 1))):
+            indices, files = zip(*[self._image(block, rows, row, name) for row, name in enumerate(names)])
+        new = set(files) - self._file_numbers.keys()
+        for file in dict.fromkeys(files) if new else ():
+            if file in new:
+                if not file or "\0" in file:
+                    raise self._bad_name(block, rows, files.index(file), names[files.index(file)])
+                self._file_numbers[file] = len(self._file_numbers)
+                self.image_files.append(self._found(file))
+        file_numbers = np.array([self._file_numbers[file] for file in files], dtype=np.int32)
+        return file_numbers, np.array(list(map(int, indices)), dtype=np.int64)
 
-    def _of_particle(self, particle: RelionParticle, plan: DownsamplePlan, result: ParticleRow) -> dict[str, str]:
-        values, group = particle.line.values, particle.group
-        changes = {"rlnImageName": f"{result.image_index:06d}@{result.image_file}"}
-        for axis, shift, d in zip("XY", particle.shift, (result.shift_x, result.shift_y)):
-            label, coordinate = self._origin_label(axis), f"rlnCoordinate{axis}"
-            if label in values and (d or (not self.has_optics and plan.scale != 1)):
-                unit = group.apix if self.has_optics else plan.scale
-                changes[label] = f"{(shift - d) * unit:.6f}"
-            if d and coordinate in values and group.micrograph_apix:
-                moved = self._number(values, coordinate) - d * group.apix / group.micrograph_apix
-                changes[coordinate] = f"{moved:.6f}"
-        if not self.has_optics:
-            detector = self._number(values, "rlnDetectorPixelSize") / plan.scale
-            changes["rlnDetectorPixelSize"] = f"{detector:.9g}"
-        return changes
+    def _image(self, block: Block, rows: Rows, row: int, name: str) -> tuple[str, str]:
+        """Index and file of an image name; without an @ there is but one image in the file."""
+        index, at, file = name.partition("@")
+        if not at:
+            return "0", name
+        if not (index.isascii() and index.isdigit() and len(index) <= LONGEST_INDEX):
+            raise self._bad_name(block, rows, row, name)
+        return index, file
 
+    def _bad_name(self, block: Block, rows: Rows, row: int, name: str) -> DataError:
+        expected = f"a number before the @, of up to {LONGEST_INDEX} digits, and a file after it"
+        return self._error(block, rows, row, f"rlnImageName is {name[:200]}, expected {expected}; write it again")
 
-def _of_optics(plan: DownsamplePlan) -> dict[str, str]:
-    return {"rlnImageSize": str(plan.box_out), "rlnImagePixelSize": f"{plan.apix_out:.9g}"}
+    def _found(self, file: str) -> str:
+        """The path of an image file, looked for from the current folder, then from the STAR file's."""
+        beside = os.path.join(os.path.dirname(self.path), file)
+        return beside if os.path.exists(beside) and not os.path.exists(file) else file
