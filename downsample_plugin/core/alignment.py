@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shifts in and out of alignment matrices.
+"""Shifts in and out of alignment matrices, many at once.
 
-Scipion keeps one 4x4 matrix M = [A | t] per particle. All readings come down to ``t = B s``: s is the shift
+Scipion keeps one 4x4 matrix M = [A | t] per particle. All conventions come down to ``t = B s``: s is the shift
 that brings the particle to the origin, B the part of M that acts on it before it is stored in the last column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
 
-Matrix = NDArray[np.float64]
+Matrices = NDArray[np.float64]
 
 
 class Reading(str, Enum):
@@ -26,82 +25,85 @@ class Reading(str, Enum):
     ROTATE_THEN_SHIFT = "rotate then shift"  #: 2D, s = A^-1 translation(M), A 2x2 with mirror; Xmipp
 
 
-def shift_from_matrix(matrix: Matrix, reading: Reading) -> Matrix:
-    """The shift (sx, sy, sz), in the pixels of the matrix, that brings the particle to the origin.
+def shifts_of(matrices: Matrices, reading: Reading) -> Matrices:
+    """The shifts (count, 3), (sx, sy, sz), in the pixels of the matrices, that bring the particles to the origin.
 
-    Raises
-    ------
-    DataError if the matrix is singular or not finite.
+    Not finite where a matrix (count, 4, 4) is singular or not finite; ``matrix_problem`` says so of one.
     """
-    _check(matrix)
-    basis = _shift_basis(matrix, reading)
-    try:
-        shift: Matrix = np.linalg.solve(basis, matrix[:3, 3])
-    except np.linalg.LinAlgError:
-        shift = np.full(3, np.nan)
-    if not np.all(np.isfinite(shift)):
-        raise DataError(
-            f"alignment matrix: its rotation {np.round(matrix[:3, :3], 4).tolist()} is singular, expected a "
-            "rotation that can be inverted; repeat the alignment or leave this particle out"
-        )
-    return shift
+    basis, translations = _shift_basis(matrices, reading), matrices[:, :3, 3]
+    a, b, c = basis[:, :, 0], basis[:, :, 1], basis[:, :, 2]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        adjugate = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
+        determinants = (a * adjugate[:, 0]).sum(axis=1)
+        shifts: Matrices = np.matmul(adjugate, translations[:, :, None])[:, :, 0] / determinants[:, None]
+        shifts[~np.isfinite(matrices).all(axis=(1, 2))] = np.nan
+    return shifts
 
 
-def matrix_of_output(matrix: Matrix, applied: Sequence[float], scale: float, reading: Reading) -> Matrix:
-    """The same rotation (and mirror) with the shift that is left: ``(s - d) * scale``, in the same reading.
-
-    Parameters
-    ----------
-    matrix : (4, 4), in input pixels
-    applied : d = (dx, dy), what the content of the image was moved by, in input pixels
-    scale : output pixels per input pixel; a shift along z is scaled by it too
-    """
-    d = np.array([*applied, 0.0])
-    changed = matrix.copy()
-    changed[:3, 3] = scale * (matrix[:3, 3] - _shift_basis(matrix, reading) @ d)
-    return changed
-
-
-def matrix_of_full_size(matrix: Matrix, applied: Sequence[float], scale: float, reading: Reading) -> Matrix:
-    """The way back: the same rotation (and mirror) with the shift ``s / scale + d``, in the same reading.
-
-    Parameters
-    ----------
-    matrix : (4, 4), in pixels of the downsampled image
-    applied : d = (dx, dy), what its content was moved by, in pixels of the full-size image
-    scale : pixels of the downsampled image per pixel of the full-size one
-    """
-    return matrix_of_output(matrix, [-scale * d for d in applied], 1 / scale, reading)
-
-
-def matrix_about_point(matrix: Matrix, point: Sequence[float]) -> Matrix:
-    """The alignment to the same reference with its origin moved to a point, for the projection reading.
-
-    A point p of the reference stands at ``A^-1 (p - t)`` from the origin of the image; p is to take the place of
-    the reference's origin, so t becomes ``t - p``.
-
-    Parameters
-    ----------
-    matrix : (4, 4), M = [A | t]
-    point : (x, y, z) from the reference's origin, in the pixels of the matrix
-    """
-    changed = matrix.copy()
-    changed[:3, 3] -= point
-    return changed
-
-
-def _shift_basis(matrix: Matrix, reading: Reading) -> Matrix:
-    basis = np.eye(3)
-    if reading is Reading.PROJECTION:
-        basis = matrix[:3, :3]
-    elif reading is Reading.ROTATE_THEN_SHIFT:
-        basis[:2, :2] = matrix[:2, :2]
-    return basis
-
-
-def _check(matrix: Matrix) -> None:
+def matrix_problem(matrix: Matrices) -> DataError:
+    """Why a matrix gives no shift: it is singular or not finite."""
     if matrix.shape != (4, 4) or not np.all(np.isfinite(matrix)):
-        raise DataError(
+        return DataError(
             f"alignment matrix: got {matrix.tolist()}, expected 4x4 finite numbers; "
             "repeat the alignment or leave this particle out"
         )
+    return DataError(
+        f"alignment matrix: its rotation {np.round(matrix[:3, :3], 4).tolist()} is singular, expected a "
+        "rotation that can be inverted; repeat the alignment or leave this particle out"
+    )
+
+
+def translations_of_output(matrices: Matrices, applied: ArrayLike, scale: float, reading: Reading) -> Matrices:
+    """The translations (count, 3) that hold the shifts that are left, ``(s - d) * scale``, in the same convention.
+
+    Rotations (and mirrors) stay as they are.
+
+    Parameters
+    ----------
+    matrices : (count, 4, 4), in input pixels
+    applied : (count, 2), d = (dx, dy), what the content of each image was moved by, in input pixels
+    scale : output pixels per input pixel; shifts along z are scaled by it too
+    """
+    d = np.zeros((len(matrices), 3))
+    d[:, :2] = applied
+    moved = np.matmul(_shift_basis(matrices, reading), d[:, :, None])[:, :, 0]
+    translations: Matrices = scale * (matrices[:, :3, 3] - moved)
+    return translations
+
+
+def translations_of_full_size(matrices: Matrices, applied: ArrayLike, scale: float, reading: Reading) -> Matrices:
+    """The way back: the translations (count, 3) that hold ``s / scale + d``, in the same convention.
+
+    Parameters
+    ----------
+    matrices : (count, 4, 4), in pixels of the downsampled images
+    applied : (count, 2), d = (dx, dy), what their contents were moved by, in pixels of the full-size images
+    scale : pixels of the downsampled images per pixel of the full-size ones
+    """
+    return translations_of_output(matrices, -scale * np.asarray(applied), 1 / scale, reading)
+
+
+def translations_about_point(matrices: Matrices, point: ArrayLike) -> Matrices:
+    """The translations (count, 3) of the alignment to the same reference with its origin moved to a point.
+
+    For the projection convention. A point p of the reference stands at ``A^-1 (p - t)`` from the origin of the
+    image; p is to take the place of the reference's origin, so t becomes ``t - p``.
+
+    Parameters
+    ----------
+    matrices : (count, 4, 4), M = [A | t]
+    point : (x, y, z) from the reference's origin, in the pixels of the matrices
+    """
+    translations: Matrices = matrices[:, :3, 3] - np.asarray(point, dtype=np.float64)
+    return translations
+
+
+def _shift_basis(matrices: Matrices, reading: Reading) -> Matrices:
+    """B of each matrix, (count, 3, 3)."""
+    if reading is Reading.PROJECTION:
+        return matrices[:, :3, :3]
+    basis = np.zeros((len(matrices), 3, 3))
+    basis[:] = np.eye(3)
+    if reading is Reading.ROTATE_THEN_SHIFT:
+        basis[:, :2, :2] = matrices[:, :2, :2]
+    return basis
