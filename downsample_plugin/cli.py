@@ -93,17 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(job: Job, part: tuple[int, int], workers: int, skip_corrupt: bool) -> None:
     """Make the output stacks of one part of a job."""
     stacks = job.share(*part)
-    count = sum(map(job.stack_size, stacks))
+    count = sum(stack.size for stack in stacks)
     of_parts = f" (part {part[0]} of {part[1]})" if part[1] > 1 else ""
-    print(f"downsample-particles {__version__}: {count} particles{of_parts}, {job.plan.summary()}", flush=True)
+    print(f"downsample-particles {__version__}: {count} images{of_parts}, {job.plan.summary()}", flush=True)
     with progress(count) as advance:
         run_job(job, stacks, workers, advance, skip_corrupt)
     job.check_worked_on(stacks)
-    bad = sum(1 for _ in job.bad_particles(stacks))
+    bad = job.bad_particles(stacks)
     if bad and not skip_corrupt:
-        raise refusal(job.bad_particles(stacks), bad, os.path.dirname(job.todo_path(1)))
+        raise refusal(bad, len(bad), job.tables)
     if bad:
-        print(f"Left out: {bad} corrupt particles, listed in {os.path.dirname(job.todo_path(1))}", flush=True)
+        print(f"Left out: {len(bad)} corrupt particles, listed in {job.tables}", flush=True)
     print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
 
 

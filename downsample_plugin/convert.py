@@ -5,29 +5,35 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .core import checks
 from .core.plan import DownsamplePlan, Recenter
 from .errors import DataError, PlanError
-from .job import (
-    BAD_PARTICLES_NAME,
-    DEFAULT_PARTICLES_PER_STACK,
-    STACK_NAME,
-    Job,
-    check_done,
-    finished_problem,
-)
+from .job import BAD_PARTICLES_NAME, DEFAULT_PARTICLES_PER_STACK, Job, check_done, finished_problem
+from .output_stack import STACK_NAME
 from .program import run_job
 from .progress import progress
 from .readers import open_stack
-from .relion import ImageGroup, RelionStar
-from .tables import ParticleRow
-from .whole_files import remove_abandoned, whole_file
+from .relion import Particles, RelionStar
+from .relion_groups import ImageGroup
+from .relion_output import NewStar, Outcome, RowWriter
+from .star import Block
+from .star_rows import text_of
+from .tables import ParticleBlock
+from .whole_files import remove_abandoned, whole_binary_file
+from .worker import STOP_SIGNALS, end_with
 
 STAR_NAME = "particles.star"
 
@@ -38,7 +44,7 @@ class Request:
 
     source: str
     folder: str
-    #: Å/px of a bare stack; None for what its header says
+    #: Å/px; None for what the STAR file or the header of the stack says
     apix: float | None
     wishes: Mapping[str, Any]
 
@@ -59,23 +65,34 @@ def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out
     Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced. Leaves
     particles out that cannot be used if they may be skipped.
     """
-    star = RelionStar(request.source) if request.is_star else None
-    groups = _star_groups(request, star) if star else [_stack_group(request)]
+    with RelionStar(request.source, request.apix) if request.is_star else contextlib.nullcontext() as star:
+        _convert(request, star, workers, force, skip_corrupt, out)
+
+
+def _convert(
+    request: Request, star: RelionStar | None, workers: int, force: bool, skip_corrupt: bool, out: TextIO
+) -> None:
+    particles = _star_particles(request, star) if star else []
+    groups = star.groups if star else [_stack_group(request)]
     plans = {group: _plan(request, group, len(groups)) for group in groups}
-    _check_apart(request, star.image_files() if star else [request.source])
+    _check_apart(request, star.image_files if star else [request.source])
     if force:
         _remove_run(request.folder)
     elif os.path.lexists(os.path.join(request.folder, STAR_NAME)) or _holds_another(request.folder, plans):
         raise PlanError([finished_problem(request.folder)])
-    jobs = {plan: _write_job(request, star, plans, plan, folder) for plan, folder in _folders(request, plans)}
+    jobs = {
+        plan: _write_job(request, star, particles, plans, plan, folder) for plan, folder in _folders(request, plans)
+    }
     if star is None and all(job.is_finished() for job in jobs.values()):
         raise PlanError([finished_problem(request.folder)])
     remove_abandoned(request.folder, [STAR_NAME, BAD_PARTICLES_NAME])
     for plan, job in jobs.items():
         print(f"{job.particle_count} particles: {plan.summary()}", file=out)
+        if job.image_count < job.particle_count:
+            print(f"{job.image_count} images stand for them: particles of the same image and shift share it", file=out)
         for warning in checks.warnings(plan):
             print(f"Mind: {warning}", file=out)
-    with progress(sum(job.particle_count for job in jobs.values())) as advance:
+    with progress(sum(job.image_count for job in jobs.values())) as advance:
         for job in jobs.values():
             run_job(job, job.stacks, workers, advance, skip_corrupt)
     bad = check_done(list(jobs.values()), request.folder, skip_corrupt)
@@ -84,23 +101,18 @@ def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out
     for job in jobs.values():
         job.remove_other_stacks()
     if star:
-        _write_star(request, star, plans, jobs, out)
+        _write_star(request, star, plans, list(jobs.values()), workers, out)
     print(f"Done: {os.path.join(request.folder, STAR_NAME) if star else request.folder}", file=out)
 
 
-def _star_groups(request: Request, star: RelionStar) -> list[ImageGroup]:
-    if request.apix is not None:
-        raise PlanError([f"--apix: got {request.apix}, expected none for a STAR file, which says it; leave it out."])
-    if request.folder.split() != [request.folder]:
-        raise PlanError(
-            [f"Output folder: '{request.folder}' has white space in it, which a STAR file cannot hold; give another."]
-        )
-    if request.recentering and not star.has_origins():
+def _star_particles(request: Request, star: RelionStar) -> list[Particles]:
+    text_of(request.folder)
+    if request.recentering and not star.has_origins:
         raise DataError(
             f"{star.path}: no origins in it (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre by; "
             "give the STAR file of a classification or refinement, or leave --recenter out"
         )
-    return star.groups()
+    return list(star.particles())
 
 
 def _stack_group(request: Request) -> ImageGroup:
@@ -138,29 +150,47 @@ def _folders(request: Request, plans: Mapping[ImageGroup, DownsamplePlan]) -> It
 def _write_job(
     request: Request,
     star: RelionStar | None,
+    particles: Iterable[Particles],
     plans: Mapping[ImageGroup, DownsamplePlan],
     plan: DownsamplePlan,
     folder: str,
 ) -> Job:
-    rows: Iterator[ParticleRow]
-    if star is None:
-        with open_stack(request.source) as stack:
-            rows = (ParticleRow(i, i, request.source, 0.0, 0.0) for i in range(1, stack.count + 1))
-    else:
-        rows = (
-            ParticleRow(number, particle.image_index, particle.image_file, *particle.shift)
-            for number, particle in enumerate(star.particles(), start=1)
-            if plans[particle.group] == plan
-        )
+    blocks = _stack_block(request.source) if star is None else _star_blocks(star, particles, plans, plan)
     # One of several groups that is done makes no finished run yet
-    return Job.write(folder, plan, rows, DEFAULT_PARTICLES_PER_STACK, over_finished=folder != request.folder)
+    return Job.write(folder, plan, blocks, DEFAULT_PARTICLES_PER_STACK, over_finished=folder != request.folder)
+
+
+def _stack_block(path: str) -> Iterator[ParticleBlock]:
+    """All images of a stack."""
+    with open_stack(path) as stack:
+        numbers = np.arange(1, stack.count + 1)
+    yield ParticleBlock(numbers, np.zeros(len(numbers), np.int32), [path], numbers, np.zeros((len(numbers), 2)))
+
+
+def _star_blocks(
+    star: RelionStar,
+    particles: Iterable[Particles],
+    plans: Mapping[ImageGroup, DownsamplePlan],
+    plan: DownsamplePlan,
+) -> Iterator[ParticleBlock]:
+    """The particles of the groups of a plan."""
+    are_wanted = np.array([plans[group] == plan for group in star.groups])
+    for some in particles:
+        wanted = are_wanted[some.groups]
+        columns = (some.numbers, some.files, some.indices, some.shifts)
+        numbers, files, indices, shifts = (column[wanted] for column in columns)
+        yield ParticleBlock(numbers, files, star.image_files, indices, shifts)
+
+
+# ---- the STAR file of the new particles --------------------------------------------------------------------
 
 
 def _write_star(
     request: Request,
     star: RelionStar,
     plans: Mapping[ImageGroup, DownsamplePlan],
-    jobs: Mapping[DownsamplePlan, Job],
+    jobs: Sequence[Job],
+    workers: int,
     out: TextIO,
 ) -> None:
     if request.recentering and any(group.micrograph_apix is None for group in plans):
@@ -169,10 +199,69 @@ def _write_star(
             "(rlnMicrographPixelSize).",
             file=out,
         )
-    results = {plan: job.results() for plan, job in jobs.items()}
-    path = os.path.join(request.folder, STAR_NAME)
-    with whole_file(path, errors="surrogateescape", newline="") as file:
-        file.writelines(star.rewritten(plans.__getitem__, lambda group: results[plans[group]]))
+    star.file.check_unchanged()
+    new = NewStar(star, plans)
+    outcomes = _Outcomes(jobs, sum(block.rows for block in star.blocks))
+    with whole_binary_file(os.path.join(request.folder, STAR_NAME)) as file:
+        for text in _texts(new, outcomes, workers):
+            file.write(text)
+
+
+class _Outcomes:
+    """What became of all rows of a STAR file, of several jobs perhaps."""
+
+    def __init__(self, jobs: Sequence[Job], rows: int):
+        self._stacks = [stack.path for job in jobs for stack in job.stacks]
+        self._stack, self._image = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.int64)
+        self._moved = np.zeros((rows, 2))
+        first = 0  # of the job's stacks
+        for job in jobs:
+            results = job.results()
+            places = results["particle_id"] - 1  # rows are numbered from 1
+            self._stack[places], self._image[places] = results["stack"] - 1 + first, results["index"]
+            self._moved[places, 0], self._moved[places, 1] = results["shift_x"], results["shift_y"]
+            first += len(job.stacks)
+
+    def of(self, block: Block) -> Outcome:
+        """Those of a block's rows. Few stacks are of use to it, and only those are named."""
+        rows = slice(block.first - 1, block.first - 1 + block.rows)
+        used, stack = np.unique(self._stack[rows], return_inverse=True)
+        image: NDArray[np.int64] = self._image[rows]
+        names = [self._stacks[number] for number in used.tolist()]
+        return Outcome(image > 0, names, stack.astype(np.int32), image, self._moved[rows])
+
+
+def _texts(new: NewStar, outcomes: _Outcomes, workers: int) -> Iterator[bytes]:
+    """The text of the new file, piece after piece; worker processes rewrite the rows, a few blocks ahead."""
+    under_way: deque[bytes | Future[bytes]] = deque()
+    context = multiprocessing.get_context("fork")  # they have the STAR file open
+    with ProcessPoolExecutor(workers, context, _start_rewriter, (os.getpid(),)) as pool:
+        try:
+            for piece in new.pieces():
+                if isinstance(piece, Block):
+                    under_way.append(pool.submit(RowWriter.new_rows, new.rows, piece, outcomes.of(piece)))
+                else:
+                    under_way.append(piece)
+                while len(under_way) > 2 * workers:
+                    yield _finished(under_way.popleft())
+            while under_way:
+                yield _finished(under_way.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_rewriter(parent: int) -> None:
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _finished(piece: bytes | Future[bytes]) -> bytes:
+    return piece if isinstance(piece, bytes) else piece.result()
+
+
+# ---- what is in the folder ---------------------------------------------------------------------------------
 
 
 def _bad_path(folder: str) -> str:

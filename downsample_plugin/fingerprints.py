@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
 from .core.plan import DownsamplePlan
-from .tables import ParticleRow
+from .tables import BadParticle, Particles
 
 
 def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
@@ -37,27 +37,13 @@ def size_and_time(path: str) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-class Fingerprint:
-    """Of all that the output depends on: plan, particles, size and time of their files, our version."""
-
-    def __init__(self, plan: DownsamplePlan, particles_per_stack: int):
-        self._hash = hashlib.sha256(repr((__version__, plan, particles_per_stack)).encode())
-        self._files: set[str] = set()
-
-    def watch(self, rows: Iterable[ParticleRow]) -> Iterator[ParticleRow]:
-        """The same rows; their image files are looked at."""
-        for row in rows:
-            if row.image_file not in self._files:
-                self._files.add(row.image_file)
-                file = (row.image_file, size_and_time(row.image_file))
-                self._hash.update(repr(file).encode("utf-8", "surrogateescape"))
-            yield row
-
-    def add(self, path: str) -> None:
-        """Add a table of particles."""
-        with open(path, "rb") as file:
-            self._hash.update(file.read())
-
-    def hexdigest(self) -> str:
-        """The fingerprint of all that was added."""
-        return self._hash.hexdigest()
+def fingerprint(
+    plan: DownsamplePlan, images_per_stack: int, particles: Particles, bad: Sequence[BadParticle] = ()
+) -> str:
+    """Of all that the output depends on: plan, particles, sizes and times of their files, our version."""
+    found = hashlib.sha256(repr((__version__, plan, images_per_stack, list(bad))).encode("utf-8", "surrogateescape"))
+    for name in particles.file_names:
+        found.update(repr((name, size_and_time(name))).encode("utf-8", "surrogateescape"))
+    for array in (particles.rows, particles.images):
+        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()

@@ -3,13 +3,12 @@
 
 The folder of a job holds::
 
-    job.json                    the plan, the number of particles, a fingerprint of all inputs
-    tables/todo_000001.star     the particles of output stack 1: image, id, wanted shift
-    tables/done_000001.star     the same particles in the stack, with the applied shift
-    tables/record_000001.json   what made stack 1, and its checksum; there when it is whole
-    tables/bad_000001.star      its particles that cannot be used, and why; 0 stands for those found before any image
-    tables/error_000001.txt     why stack 1 could not be made at all
-    particles_000001.mrcs       output stack 1
+    job.json                    the plan, numbers of particles and images, a fingerprint of all inputs
+    tables/particles.npy        the particles (ROW): ids, and the number of each one's image
+    tables/images.npy           the images to be made (WANTED), in the order in which they are written into stacks
+    tables/files.json           the names of the image files
+    tables/bad_before.json      particles that cannot be used for other reasons than their images, and why
+    particles_000001.mrcs …     the output stacks, with tables of their own (see output_stack.py)
     bad_particles.star          all particles that cannot be used, for people
 
 Each output stack is a unit of its own, so any number of processes on any machines can share a job, and a
@@ -22,42 +21,49 @@ Image files are named as the caller sees them: relative names lead from the curr
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import heapq
 import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
 from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .fingerprints import Fingerprint, checksum, size_and_time, word_sums
-from .readers import open_stack
-from .stacks import StackWriter
+from .fingerprints import fingerprint
+from .output_stack import IMAGES_NAME, STACK_NAME, OutputStack, remove_files, write_json
 from .tables import (
+    ROW,
+    WANTED,
     BadParticle,
-    ParticleRow,
-    read_bad_particles,
-    read_particles,
-    write_bad_particles,
-    write_particles,
+    ParticleBlock,
+    Particles,
+    collect,
+    list_bad_particles,
+    read_array,
+    read_bad,
+    read_names,
+    write_array,
+    write_bad,
+    write_names,
 )
-from .whole_files import PART_PATTERN, remove_abandoned, whole_file
+from .whole_files import PART_PATTERN, remove_abandoned
 
 DEFAULT_PARTICLES_PER_STACK = 10000
 NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
-BEFORE_ANY_IMAGE = 0  # where the number of a stack stands otherwise
 BAD_PARTICLES_NAME = "bad_particles.star"
-STACK_NAME = re.compile(r"particles_\d{6,}(_\d+)?\.mrcs")
+PARTICLES_NAME, FILES_NAME, BAD_BEFORE_NAME = "particles.npy", "files.json", "bad_before.json"
+
+# What became of a particle: the number of its output stack, from 1; its image's number there, from 1, or 0 if it was
+# left out; and the shift that was applied, in px of the input
+RESULT = np.dtype([("particle_id", "<i8"), ("stack", "<i4"), ("index", "<i8"), ("shift_x", "<f8"), ("shift_y", "<f8")])
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Job:
     folder: str
     plan: DownsamplePlan
     particle_count: int
-    particles_per_stack: int
+    image_count: int
+    images_per_stack: int
     fingerprint: str
     generation: int = 1  # of the jobs in this folder
 
@@ -76,78 +83,77 @@ class Job:
         cls,
         folder: str,
         plan: DownsamplePlan,
-        particles: Iterable[ParticleRow],
-        particles_per_stack: int,
+        blocks: Iterable[ParticleBlock],
+        images_per_stack: int,
         bad: Sequence[BadParticle] = (),
         over_finished: bool = True,
     ) -> Job:
-        """Write a job; PlanError if it cannot be done.
+        """Write a job for the particles of blocks; PlanError if it cannot be done.
 
         Over another job in the folder it starts anew; over the same one, of the same plan and particles and
         unchanged image files, what is done stays done. `bad` are particles that cannot be used for other reasons
-        than their images; it may grow while `particles` are drawn. Unless it may go `over_finished` ones, another
+        than their images; it may grow while `blocks` are drawn. Unless it may go `over_finished` ones, another
         job in the folder that is done is a problem.
         """
-        _check(job_problems(plan, particles_per_stack))
+        _check(job_problems(plan, images_per_stack))
         old = _job_in(folder)
         if old is None:
             _check(_foreign_problems(folder))
-        new_tables = os.path.join(folder, "tables.new")
-        shutil.rmtree(new_tables, ignore_errors=True)
-        os.makedirs(new_tables)
-        inputs = Fingerprint(plan, particles_per_stack)
-        count = 0
-        rows = inputs.watch(particles)
-        for number in itertools.count(1):
-            first = list(itertools.islice(rows, 1))
-            if not first:
-                break
-            path = os.path.join(new_tables, _todo_name(number))
-            count += write_particles(path, itertools.chain(first, itertools.islice(rows, particles_per_stack - 1)))
-            inputs.add(path)
-        write_bad_particles(os.path.join(new_tables, _bad_name(BEFORE_ANY_IMAGE)), bad)
-        if not count and bad:
+        particles = collect(blocks, plan.recenter)
+        if bad and not len(particles.rows):
+            os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, BAD_PARTICLES_NAME)
-            raise refusal(bad, write_bad_particles(path, bad), path)
-        _check(_count_problems(count))
-        inputs.add(os.path.join(new_tables, _bad_name(BEFORE_ANY_IMAGE)))
-        job = cls(folder, plan, count, particles_per_stack, inputs.hexdigest(), old.generation + 1 if old else 1)
-        if old is not None and job.fingerprint == old.fingerprint:
-            shutil.rmtree(new_tables)
-            return old
-        if old is not None and not over_finished and old.is_finished():
-            shutil.rmtree(new_tables)
-            raise PlanError([finished_problem(folder)])
-        if old is not None and not old.is_finished():
-            unfinished = old._stack_names()
-            cls._remove_stacks_in(folder, lambda name: name in unfinished)
-        job._start(new_tables)
+            raise refusal(bad, list_bad_particles(path, bad), path)
+        _check(_count_problems(len(particles.rows)))
+        job = cls(
+            folder,
+            plan,
+            len(particles.rows),
+            len(particles.images),
+            images_per_stack,
+            fingerprint(plan, images_per_stack, particles, bad),
+            old.generation + 1 if old else 1,
+        )
         if old is not None:
-            shutil.rmtree(old._tables, ignore_errors=True)
+            if job.fingerprint == old.fingerprint:
+                return old
+            if not over_finished and old.is_finished():
+                raise PlanError([finished_problem(folder)])
+            if not old.is_finished():
+                unfinished = old._stack_names()
+                cls._remove_stacks_in(folder, lambda name: name in unfinished)
+        job._start(particles, bad)
+        if old is not None:
+            shutil.rmtree(old.tables, ignore_errors=True)
         return job
 
-    def _start(self, new_tables: str) -> None:
+    def _start(self, particles: Particles, bad: Sequence[BadParticle]) -> None:
         """Put the tables in place, then, at one stroke, the description that makes them the job."""
-        shutil.rmtree(self._tables, ignore_errors=True)
-        os.rename(new_tables, self._tables)
+        new_tables = os.path.join(self.folder, "tables.new")
+        shutil.rmtree(new_tables, ignore_errors=True)
+        os.makedirs(new_tables)
+        write_array(os.path.join(new_tables, PARTICLES_NAME), particles.rows)
+        write_array(os.path.join(new_tables, IMAGES_NAME), particles.images)
+        write_names(os.path.join(new_tables, FILES_NAME), particles.file_names)
+        write_bad(os.path.join(new_tables, BAD_BEFORE_NAME), bad)
+        shutil.rmtree(self.tables, ignore_errors=True)
+        os.rename(new_tables, self.tables)
         description = {
             "plan": self.plan.to_dict(),
             "particles": self.particle_count,
-            "particlesPerStack": self.particles_per_stack,
+            "images": self.image_count,
+            "imagesPerStack": self.images_per_stack,
             "fingerprint": self.fingerprint,
             "generation": self.generation,
         }
-        _write_json(self.path, description)
+        write_json(self.path, description)
 
     @classmethod
     def read(cls, path: str) -> Job:
         """The job that a file ``job.json`` describes; DataError or PlanError if it is none."""
         job = cls._described(path)
-        if not os.path.exists(job.todo_path(job.stack_count)):
-            raise DataError(
-                f"{path}: it says {job.particle_count} particles in {job.stack_count} stacks, expected a table for "
-                f"each ({job.todo_path(job.stack_count)} is not there); write the job again"
-            )
+        read_array(job._table(PARTICLES_NAME), ROW, job.particle_count, 0)
+        read_array(job._table(IMAGES_NAME), WANTED, job.image_count, 0)
         return job
 
     @classmethod
@@ -159,13 +165,15 @@ class Job:
                 os.path.dirname(path),
                 DownsamplePlan.from_dict(description["plan"]),
                 int(description["particles"]),
-                int(description["particlesPerStack"]),
+                int(description["images"]),
+                int(description["imagesPerStack"]),
                 str(description["fingerprint"]),
                 int(description["generation"]),
             )
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{path}: it cannot be read as a job ({error!r}); write the job again") from error
-        _check(job_problems(job.plan, job.particles_per_stack) + _count_problems(job.particle_count))
+        counts = min(job.particle_count, job.image_count)
+        _check(job_problems(job.plan, job.images_per_stack) + _count_problems(counts))
         return job
 
     @classmethod
@@ -178,7 +186,7 @@ class Job:
             elif name in ("job.json", BAD_PARTICLES_NAME):
                 os.remove(os.path.join(folder, name))
 
-    # ---- what is there -------------------------------------------------------------------------------
+    # ---- where things are ------------------------------------------------------------------------------
 
     @staticmethod
     def path_in(folder: str) -> str:
@@ -191,30 +199,33 @@ class Job:
         return self.path_in(self.folder)
 
     @property
-    def stack_count(self) -> int:
-        """Number of output stacks."""
-        return stack_count(self.particle_count, self.particles_per_stack)
+    def tables(self) -> str:
+        """The folder of its tables."""
+        return os.path.join(self.folder, "tables" + (f"_{self.generation}" if self.generation > 1 else ""))
 
-    @property
-    def stacks(self) -> range:
-        """Numbers of all output stacks."""
-        return range(1, self.stack_count + 1)
+    def _table(self, name: str) -> str:
+        return os.path.join(self.tables, name)
 
-    def stack_size(self, number: int) -> int:
-        """Number of particles in output stack `number`, from 1."""
-        return min(self.particles_per_stack, self.particle_count - (number - 1) * self.particles_per_stack)
+    @functools.cached_property
+    def stacks(self) -> list[OutputStack]:
+        """All output stacks."""
+        return [
+            OutputStack(
+                self.folder,
+                self.tables,
+                self.generation,
+                number,
+                first,
+                min(self.images_per_stack, self.image_count - first),
+                self.plan,
+                self.fingerprint,
+            )
+            for number, first in enumerate(range(0, self.image_count, self.images_per_stack), start=1)
+        ]
 
-    def stack_path(self, number: int) -> str:
-        """Output stack `number`, from 1: named by number, so that no two inputs can collide."""
-        return os.path.join(self.folder, f"particles_{number:06d}{self._of_generation}.mrcs")
-
-    @property
-    def _of_generation(self) -> str:
-        return f"_{self.generation}" if self.generation > 1 else ""
-
-    @property
-    def _tables(self) -> str:
-        return os.path.join(self.folder, "tables" + self._of_generation)
+    def share(self, part: int, parts: int) -> list[OutputStack]:
+        """The output stacks that process `part`, from 1, of so many is to make."""
+        return self.stacks[part - 1 :: parts]
 
     def remove_other_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""
@@ -222,158 +233,98 @@ class Job:
         self._remove_stacks_in(self.folder, lambda name: name not in own)
 
     def _stack_names(self) -> set[str]:
-        return {os.path.basename(self.stack_path(number)) for number in self.stacks}
+        return {stack.name for stack in self.stacks}
 
     @staticmethod
     def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
         for name in os.listdir(folder):
             stack = re.sub(PART_PATTERN + "$", "", name)
             if STACK_NAME.fullmatch(stack) and unwanted(stack):
-                _remove_files(os.path.join(folder, name))
+                remove_files(os.path.join(folder, name))
 
-    def todo_path(self, number: int) -> str:
-        """Table of the particles of output stack `number`."""
-        return os.path.join(self._tables, _todo_name(number))
+    def remove_abandoned(self, stacks: Iterable[OutputStack]) -> None:
+        """Remove unfinished files of these output stacks that nobody writes any more."""
+        paths = [path for stack in stacks for path in (stack.path, stack.made_path, stack.record_path, stack.bad_path)]
+        names = {os.path.basename(path) for path in (*paths, self.path, BAD_PARTICLES_NAME)}
+        for folder in (self.folder or ".", self.tables):
+            remove_abandoned(folder, names)
 
-    def done_path(self, number: int) -> str:
-        """Table of what became of the particles of output stack `number`."""
-        return os.path.join(self._tables, f"done_{number:06d}.star")
+    # ---- what is in it ---------------------------------------------------------------------------------
 
-    def record_path(self, number: int) -> str:
-        """What made output stack `number`, and its checksum; there when the stack is whole."""
-        return os.path.join(self._tables, f"record_{number:06d}.json")
+    def file_names(self) -> list[str]:
+        """Names of the image files, by the numbers of WANTED."""
+        return read_names(self._table(FILES_NAME))
 
-    def bad_path(self, number: int) -> str:
-        """Table of the particles of output stack `number` that cannot be used."""
-        return os.path.join(self._tables, _bad_name(number))
+    def rows(self) -> NDArray[np.void]:
+        """All particles (ROW), in their order."""
+        return read_array(self._table(PARTICLES_NAME), ROW, count=self.particle_count)
 
-    def error_path(self, number: int) -> str:
-        """Why output stack `number` could not be made, for people."""
-        return os.path.join(self._tables, f"error_{number:06d}.txt")
+    def bad_before(self) -> list[BadParticle]:
+        """Particles that could not be used before any image was looked at."""
+        return [BadParticle(*each) for each in read_bad(self._table(BAD_BEFORE_NAME), len(BadParticle._fields))]
 
-    @property
-    def bad_particles_path(self) -> str:
-        """Table of all particles that cannot be used, for people."""
-        return os.path.join(self.folder, BAD_PARTICLES_NAME)
+    def bad_particles(self, stacks: Iterable[OutputStack]) -> list[BadParticle]:
+        """Particles that cannot be used: those found before any image, and those of output stacks, by their places."""
+        problems = {stack.first + place: problem for stack in stacks for place, problem in stack.bad()}
+        found = self.bad_before()
+        if problems:
+            rows, names = self.rows(), self.file_names()
+            wanted = read_array(self._table(IMAGES_NAME), WANTED, count=self.image_count)
+            for particle_id, image in rows[np.isin(rows["image"], list(problems))].tolist():
+                file, index, *_ = wanted[image].tolist()
+                found.append(BadParticle(particle_id, index, names[file], problems[image]))
+        return found
+
+    def results(self) -> NDArray[np.void]:
+        """What became of all particles (RESULT), in their order. All output stacks are to be done."""
+        rows = self.rows()
+        made = np.concatenate([stack.made() for stack in self.stacks])[rows["image"]]
+        results = np.empty(len(rows), dtype=RESULT)
+        results["particle_id"], results["stack"] = rows["particle_id"], rows["image"] // self.images_per_stack + 1
+        for name in made.dtype.names or ():
+            results[name] = made[name]
+        return results
 
     # ---- what is done ----------------------------------------------------------------------------------
 
-    def share(self, part: int, parts: int) -> range:
-        """Numbers of the output stacks that process `part`, from 1, of so many is to make."""
-        return range(part, self.stack_count + 1, parts)
-
-    def finish(self, number: int, inputs: Iterable[str], rows: Iterable[ParticleRow], sums: NDArray[np.uint64]) -> None:
-        """Leave the tables and the record of an output stack that is whole.
-
-        `inputs` are the image files that it was made of, `rows` its particles, `sums` those of its images.
-        """
-        images = write_particles(self.done_path(number), rows)
-        record = {
-            "version": __version__,
-            "fingerprint": self.fingerprint,
-            "plan": self.plan.to_dict(),
-            "inputs": {path: size_and_time(path) for path in inputs},
-            "images": images,
-            "bytes": os.path.getsize(self.stack_path(number)) if images else 0,
-            "checksum": checksum(sums),
-        }
-        _write_json(self.record_path(number), record)
-        _remove_files(self.error_path(number))
-
     def is_finished(self) -> bool:
         """Whether all output stacks are done."""
-        return all(map(self.is_done, self.stacks))
+        return all(stack.is_done() for stack in self.stacks)
 
-    def is_done(self, number: int) -> bool:
-        """Whether output stack `number` is there, with its tables, and fits its record in size, header and count."""
-        record = self._record(number)
-        if record is None or not os.path.exists(self.done_path(number)):
-            return False
-        if not record["images"]:
-            return True
-        path = self.stack_path(number)
-        try:
-            with open_stack(path) as stack:
-                fits = stack.count == record["images"] and stack.box == (self.plan.box_out, self.plan.box_out)
-            return fits and os.path.getsize(path) == record["bytes"]
-        except (DataError, OSError):
-            return False
+    def has_bad_particles(self) -> bool:
+        """Whether any of its stacks has images that could not be used."""
+        return any(stack.has_bad() for stack in self.stacks)
 
-    def is_intact(self, number: int) -> bool:
-        """Whether, besides, all pixels of output stack `number` are those that were written: it is read through."""
-        record = self._record(number)
-        if record is None or not self.is_done(number):
-            return False
-        if not record["images"]:
-            return True
-        try:
-            with open_stack(self.stack_path(number)) as stack:
-                sums = [word_sums(stack.read(image)[None])[0] for image in range(stack.count)]
-        except DataError:
-            return False
-        return bool(checksum(np.array(sums, dtype=np.uint64)) == record["checksum"])
+    @property
+    def made_count(self) -> int:
+        """Number of images in all output stacks."""
+        return sum(stack.image_count() for stack in self.stacks)
 
-    def may_stay(self, number: int, skip_corrupt: bool) -> bool:
-        """Whether output stack `number` need not be made again: it is intact, and has all that it is to have."""
-        return (skip_corrupt or not self._has_bad(number)) and self.is_intact(number)
+    def flush(self) -> None:
+        """Wait until all output stacks are on the disk."""
+        for stack in self.stacks:
+            stack.flush()
 
-    def forget(self, number: int) -> None:
-        """Remove output stack `number` if it was finished once. One without a record may be about to get it."""
-        if os.path.exists(self.record_path(number)):
-            _remove_files(self.record_path(number), self.done_path(number), self.stack_path(number))
+    @property
+    def bytes_on_disk(self) -> int:
+        """Of all output stacks."""
+        return sum(record["bytes"] for record in (stack.record() for stack in self.stacks) if record)
 
-    def tidy(self, number: int) -> None:
-        """Remove what earlier attempts at output stack `number` have to say of it."""
-        _remove_files(self.bad_path(number), self.error_path(number))
-
-    def remove_abandoned(self, numbers: Iterable[int]) -> None:
-        """Remove unfinished files of these output stacks that nobody writes any more."""
-        paths = [
-            path(number)
-            for number in numbers
-            for path in (self.stack_path, self.done_path, self.record_path, self.bad_path)
-        ]
-        names = {os.path.basename(path) for path in (*paths, self.path, self.bad_particles_path)}
-        for folder in (self.folder or ".", self._tables):
-            remove_abandoned(folder, names)
-
-    def writer(self, number: int) -> StackWriter:
-        """What writes output stack `number`."""
-        dtype = np.dtype(np.float16 if self.plan.float16 else np.float32)
-        path, size = self.stack_path(number), self.stack_size(number)
-        return StackWriter(path, size, self.plan.box_out, dtype, self.plan.apix_out)
-
-    def _record(self, number: int) -> dict[str, Any] | None:
-        """The record of an output stack, if there is one that belongs to this job."""
-        try:
-            with open(self.record_path(number), encoding="utf-8") as file:
-                record = json.load(file)
-            fits = record["fingerprint"] == self.fingerprint and {"images", "bytes", "checksum"} <= record.keys()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return record if fits else None
-
-    def bad_particles(self, numbers: Iterable[int]) -> Iterator[BadParticle]:
-        """Particles that cannot be used: those found before any image, and those of output stacks."""
-        for number in itertools.chain([BEFORE_ANY_IMAGE], numbers):
-            if self._has_bad(number):
-                yield from read_bad_particles(self.bad_path(number))
-
-    def check_worked_on(self, numbers: Sequence[int]) -> None:
+    def check_worked_on(self, stacks: Sequence[OutputStack]) -> None:
         """Raise DataError if output stacks are neither done nor refused for their particles.
 
         It names them, or gives the program's words if it left any. All bad particles are to be found before one is
         complained of: ``check_done`` does that, when all stacks are worked on.
         """
-        missing = [number for number in numbers if not self.is_done(number) and not self._has_bad(number)]
+        missing = [stack for stack in stacks if not stack.is_done() and not stack.has_bad()]
         if not missing:
             return
-        reasons = list(dict.fromkeys(filter(None, map(self._read_error, missing))))
+        reasons = list(dict.fromkeys(filter(None, (stack.error() for stack in missing))))
         if reasons:
             raise DataError("\n".join(reasons[:NAMED_IN_A_MESSAGE]))
-        names = ", ".join(os.path.basename(self.stack_path(number)) for number in missing[:NAMED_IN_A_MESSAGE])
+        names = ", ".join(stack.name for stack in missing[:NAMED_IN_A_MESSAGE])
         raise DataError(
-            f"{self.folder}: {len(missing)} of {len(numbers)} output stacks are missing ({names}"
+            f"{self.folder}: {len(missing)} of {len(stacks)} output stacks are missing ({names}"
             f"{', …' if len(missing) > NAMED_IN_A_MESSAGE else ''}), expected all: the program was killed or could "
             "not start; see the run's log, then continue the run"
         )
@@ -381,57 +332,6 @@ class Job:
     def check_done(self, skip_corrupt: bool) -> int:
         """``check_done`` for this job alone."""
         return check_done([self], self.folder, skip_corrupt)
-
-    def has_bad_particles(self) -> bool:
-        """Whether any of its stacks has particles that could not be used."""
-        return any(map(self._has_bad, self.stacks))
-
-    def has_images(self) -> bool:
-        """Whether any particle has come through."""
-        return any(map(self._images, self.stacks))
-
-    def flush(self) -> None:
-        """Wait until all output stacks are on the disk."""
-        for number in filter(self._images, self.stacks):
-            file = os.open(self.stack_path(number), os.O_RDONLY)
-            os.fsync(file)
-            os.close(file)
-
-    @property
-    def bytes_on_disk(self) -> int:
-        """Of all output stacks."""
-        return sum(record["bytes"] for record in map(self._record, self.stacks) if record)
-
-    def _images(self, number: int) -> int:
-        record = self._record(number)
-        return record["images"] if record else 0
-
-    def _has_bad(self, number: int) -> bool:
-        return os.path.exists(self.bad_path(number))
-
-    def _read_error(self, number: int) -> str:
-        try:
-            with open(self.error_path(number), encoding="utf-8") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
-
-    def particle_ids(self) -> Iterator[int]:
-        """Ids of all its particles, and of those that were bad before any image."""
-        for number in self.stacks:
-            yield from (row.particle_id for row in read_particles(self.todo_path(number)))
-        yield from (particle.particle_id for particle in self.bad_particles([]))
-
-    def results(self) -> Iterator[ParticleRow]:
-        """All particles in their order, each with its new image and the applied shift."""
-        for number in self.stacks:
-            yield from read_particles(self.done_path(number))
-
-
-def _remove_files(*paths: str) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
 
 
 def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
@@ -454,37 +354,35 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool) -> int:
     """
     for job in jobs:
         job.check_worked_on(job.stacks)
-
-    def bad() -> Iterator[BadParticle]:
-        return heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id)
-
+    bad = list(heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id))
     path = os.path.join(folder, BAD_PARTICLES_NAME)
-    count = write_bad_particles(path, bad())
-    if not count:
-        os.remove(path)
-    elif not skip_corrupt:
-        raise refusal(bad(), count, path)
-    if not any(job.has_images() for job in jobs):
-        raise DataError(f"{folder}: all {count} particles are corrupt, expected some that can be used")
-    return count
+    if not bad:
+        remove_files(path)
+    else:
+        list_bad_particles(path, bad)
+        if not skip_corrupt:
+            raise refusal(bad, len(bad), path)
+    if not any(job.made_count for job in jobs):
+        raise DataError(f"{folder}: all {len(bad)} particles are corrupt, expected some that can be used")
+    return len(bad)
 
 
-def stack_count(particles: int, particles_per_stack: int) -> int:
-    """Number of output stacks for so many particles."""
-    return -(-particles // particles_per_stack)
+def stack_count(images: int, images_per_stack: int) -> int:
+    """Number of output stacks for so many images."""
+    return -(-images // images_per_stack)
 
 
-def job_problems(plan: DownsamplePlan, particles_per_stack: int) -> list[str]:
+def job_problems(plan: DownsamplePlan, images_per_stack: int) -> list[str]:
     """Why a job cannot be done, as sentences; empty if it can."""
-    return checks.problems(plan) + stack_problems(particles_per_stack)
+    return checks.problems(plan) + stack_problems(images_per_stack)
 
 
-def stack_problems(particles_per_stack: int) -> list[str]:
+def stack_problems(images_per_stack: int) -> list[str]:
     """Why stacks cannot be of so many particles, as sentences; empty if they can."""
-    if particles_per_stack >= 1:
+    if images_per_stack >= 1:
         return []
     usual = f"{DEFAULT_PARTICLES_PER_STACK} is usual."
-    return [f"Particles per stack: got {particles_per_stack}, expected 1 or more; {usual}"]
+    return [f"Particles per stack: got {images_per_stack}, expected 1 or more; {usual}"]
 
 
 def _job_in(folder: str) -> Job | None:
@@ -492,20 +390,6 @@ def _job_in(folder: str) -> Job | None:
         return Job._described(Job.path_in(folder))
     except (DataError, PlanError):
         return None
-
-
-def _todo_name(number: int) -> str:
-    return f"todo_{number:06d}.star"
-
-
-def _bad_name(number: int) -> str:
-    return f"bad_{number:06d}.star"
-
-
-def _write_json(path: str, content: Mapping[str, Any]) -> None:
-    with whole_file(path) as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
 
 
 def finished_problem(folder: str) -> str:
@@ -516,7 +400,7 @@ def finished_problem(folder: str) -> str:
 def _foreign_problems(folder: str) -> list[str]:
     """What stands in the way of a first job in a folder: things of its names that no job has made."""
     tables = os.path.join(folder, "tables")
-    if os.path.lexists(tables) and not os.path.exists(os.path.join(tables, _todo_name(1))):
+    if os.path.lexists(tables) and not os.path.exists(os.path.join(tables, PARTICLES_NAME)):
         return [f"{tables}: it is there and not of a run of this program, expected none; give another folder."]
     return []
 

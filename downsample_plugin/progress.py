@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Progress over particles: a bar on a terminal, a line now and then in a log."""
+"""Progress over images: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SECONDS_BETWEEN_LOG_LINES = 10
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[int], object]]:
-    """Show progress over `total` particles; gives the function to be told how many more are done."""
+    """Show progress over `total` images; gives the function to be told how many more are done."""
     if sys.stdout.isatty():
-        from tqdm import tqdm  # only here: importing it takes as long as many particles
+        from tqdm import tqdm  # only here: importing it takes as long as many images
 
-        with tqdm(total=total, unit=" particles", file=sys.stdout) as bar:
+        with tqdm(total=total, unit=" images", file=sys.stdout) as bar:
             yield bar.update
     else:
         yield _LogLines(total).update
@@ -40,7 +40,7 @@ class _LogLines:
         rate = self._done / max(now - self._start, 1e-3)
         seconds_left = round((self._total - self._done) / rate)
         print(
-            f"{self._done} of {self._total} particles ({self._done / self._total:.0%}), {rate:.0f} particles/s, "
+            f"{self._done} of {self._total} images ({self._done / self._total:.0%}), {rate:.0f} images/s, "
             f"{seconds_left // 60}:{seconds_left % 60:02} min left",
             flush=True,
         )

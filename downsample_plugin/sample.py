@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from .core.spectra import RadialPower
 from .errors import DataError
 from .job import Job
 from .readers import ImageReader
-from .tables import ParticleRow, read_particles
 
 Image = NDArray[np.float32]
 
@@ -53,26 +53,29 @@ class Sample:
         if not jobs:
             raise DataError("no particles have been downsampled yet, expected some to show; wait for them")
         plan = jobs[0].plan
-        pairs = list(_rows(jobs))
-        wanted = np.array([(todo.shift_x, todo.shift_y) for todo, _ in pairs]).reshape(-1, 2)
-        applied = np.array([(done.shift_x, done.shift_y) for _, done in pairs]).reshape(-1, 2)
+        stacks = list(_stacks(jobs))
+        wanted = np.concatenate([_shifts(stack.wanted) for stack in stacks])
+        applied = np.concatenate([_shifts(stack.made) for stack in stacks])
         count = min(max(MOST_PIXELS // max(plan.box_in, plan.box_crop) ** 2, SHOWN), MOST_IMAGES)
         before = RadialPower(plan.box_crop, plan.apix_in)
         after = RadialPower(plan.box_out, plan.apix_out)
         images: list[tuple[Image, Image]] = []
         windows = _Windows(plan)
-        chosen = _evenly(len(pairs), count)
+        chosen = _evenly(len(wanted), count)
         to_show = set(chosen[_evenly(len(chosen), SHOWN)].tolist())
+        ends = np.cumsum([len(stack.wanted) for stack in stacks])
         with ImageReader() as inputs, ImageReader() as outputs:
-            for place in chosen.tolist():
-                todo, done = pairs[place]
+            for number in chosen.tolist():
+                of_stack = int(np.searchsorted(ends, number, side="right"))
+                stack, place = stacks[of_stack], number - int(ends[of_stack])  # from the end of its part
                 try:
-                    image, result = _read(inputs, todo), _read(outputs, done)
-                    before.add(windows.of(image, todo))
+                    image = _read(inputs, stack.input_file(place), stack.wanted["index"][place])
+                    result = _read(outputs, stack.path, stack.made["index"][place])
+                    before.add(windows.of(image, wanted[number]))
                 except DataError:
                     continue
                 after.add(result)
-                if place in to_show:
+                if number in to_show:
                     images.append((image, result))
         return cls(
             plan,
@@ -85,6 +88,32 @@ class Sample:
         )
 
 
+class _Stack(NamedTuple):
+    """What was wanted of an output stack and what was made: images that were left out are not in it."""
+
+    path: str
+    file_names: Sequence[str]
+    wanted: NDArray[np.void]
+    made: NDArray[np.void]
+
+    def input_file(self, place: int) -> str:
+        return self.file_names[int(self.wanted["file"][place])]
+
+
+def _stacks(jobs: Sequence[Job]) -> Iterator[_Stack]:
+    """Some output stacks, evenly through the jobs."""
+    all_stacks = [(job, stack) for job in jobs for stack in job.stacks]
+    for place in _evenly(len(all_stacks), MOST_STACKS).tolist():
+        job, stack = all_stacks[place]
+        made = stack.made()
+        there = made["index"] > 0
+        yield _Stack(stack.path, job.file_names(), stack.wanted()[there], made[there])
+
+
+def _shifts(table: NDArray[np.void]) -> NDArray[np.float64]:
+    return np.stack([table["shift_x"], table["shift_y"]], axis=1)
+
+
 class _Windows:
     """The images of a plan in the crop box, recentred, and nothing else."""
 
@@ -93,9 +122,9 @@ class _Windows:
         self._downsampler = Downsampler(only)
         self._result = np.empty((1, plan.box_crop, plan.box_crop), dtype=np.float32)
 
-    def of(self, image: Image, row: ParticleRow) -> Image:
-        """The window of the image of a row."""
-        split = split_shift((row.shift_x, row.shift_y), self._downsampler.plan.recenter)
+    def of(self, image: Image, shift: NDArray[np.float64]) -> Image:
+        """The window of an image that is to be moved by a shift (x, y)."""
+        split = split_shift(shift, self._downsampler.plan.recenter)
         self._downsampler.put(0, image, split.whole.tolist(), split.fraction.tolist())
         problems = self._downsampler.run(1, self._result).problems
         if problems:
@@ -111,23 +140,12 @@ def for_the_eye(image: Image, apix: float, resolution: float) -> Image:
     return result
 
 
-def _rows(jobs: Sequence[Job]) -> Iterator[tuple[ParticleRow, ParticleRow]]:
-    """Rows of particles as they were wanted and as they came out, of tables evenly through the jobs."""
-    stacks = [(job, number) for job in jobs for number in job.stacks]
-    for place in _evenly(len(stacks), MOST_STACKS).tolist():
-        job, number = stacks[place]
-        done = {row.particle_id: row for row in read_particles(job.done_path(number))}
-        for row in read_particles(job.todo_path(number)):
-            if row.particle_id in done:
-                yield row, done[row.particle_id]
-
-
 def _evenly(count: int, most: int) -> NDArray[np.int64]:
     """Up to so many places, evenly from the first of `count` to the last."""
     places: NDArray[np.int64] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
     return places
 
 
-def _read(reader: ImageReader, row: ParticleRow) -> Image:
-    stack = reader.open(row.image_file)
-    return stack.read(stack.number_of(row.image_index)).astype(np.float32)
+def _read(reader: ImageReader, path: str, index: int) -> Image:
+    stack = reader.open(path)
+    return stack.read(stack.number_of(int(index))).astype(np.float32)

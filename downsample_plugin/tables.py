@@ -1,38 +1,50 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Particle tables between Scipion and the program: STAR files, a particle a line.
+"""Tables of a job: particles and images as NumPy arrays on disk, and lists of particles that cannot be used.
 
-A job's table says which image each particle is and what shift brings it to the origin; the result's table
-has the same columns, with the new image and the shift that was applied. Another sort lists the particles that
-cannot be used. Texts are percent-encoded, as in a URL: STAR has no sound way to write a space, a quote or a
-line break. Rows are written and read here, not by emtable, which would take as long as the images themselves;
-it writes the heads, and reads the whole.
+Several particles may show one image, as in symmetry-expanded sets, so there are two tables: the particles (ROW), each
+with the number of its image, and the images (WANTED), each of which is made once.
 """
 
 from __future__ import annotations
 
-import functools
-import io
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, NamedTuple
-from urllib.parse import quote, unquote_to_bytes
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from emtable import Table
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
+from .core.downsampler import split_shift
+from .core.plan import Recenter
 from .errors import DataError
-from .whole_files import whole_file
+from .whole_files import whole_binary_file, whole_file
+
+# A particle: its id, and the number of its image, from 0
+ROW = np.dtype([("particle_id", "<i8"), ("image", "<i8")])
+# An image to be made: the number of its file; its number there, from 1, or 0 for a file that holds this one image; and
+# the shift that brings its particle to the origin, in px of the input
+WANTED = np.dtype([("file", "<i4"), ("index", "<i8"), ("shift_x", "<f8"), ("shift_y", "<f8")])
+# What became of it: its number in its output stack, from 1, or 0 if it was left out; and the shift applied to it, px
+MADE = np.dtype([("index", "<i8"), ("shift_x", "<f8"), ("shift_y", "<f8")])
+
+SAME_SHIFT = 1e-6  # px: noise of the matrices that shifts come from
+INDEX_BITS = 40  # of an image's key: its number in the file; the rest numbers the file
 
 
-class ParticleRow(NamedTuple):
-    """One particle of a table."""
+class ParticleBlock(NamedTuple):
+    """Some particles, as columns."""
 
-    particle_id: int
-    #: number in the file, from 1; 0 for a file that holds this one image
-    image_index: int
-    image_file: str
-    #: (x, y) in pixels of the input: wanted in a job, applied in a result
-    shift_x: float
-    shift_y: float
+    #: (count,)
+    particle_ids: NDArray[np.int64]
+    #: (count,), places in `file_names`
+    files: NDArray[np.int32]
+    file_names: Sequence[str]
+    #: (count,), numbers in the files as of WANTED
+    image_indices: NDArray[np.int64]
+    #: (count, 2), (x, y) in px of the input, wanted
+    shifts: NDArray[np.float64]
 
 
 class BadParticle(NamedTuple):
@@ -47,84 +59,143 @@ class BadParticle(NamedTuple):
         return f"Particle {self.particle_id}, image {self.image_index} of {self.image_file}: {self.problem}"
 
 
-def _head(name: str, columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = Table.Writer(text)
-    writer.writeTableName(name)
-    writer.writeHeader([Table.Column(column) for column in columns])
-    return text.getvalue()
+class Particles(NamedTuple):
+    """All particles of a job and the images that they need; file names by the numbers of WANTED."""
+
+    rows: NDArray[np.void]
+    images: NDArray[np.void]
+    file_names: list[str]
 
 
-PARTICLES_HEAD = _head("particles", ("particleId", "imageIndex", "imageFile", "shiftX", "shiftY"))
-BAD_HEAD = _head("bad_particles", ("particleId", "imageIndex", "imageFile", "problem"))
+def collect(blocks: Iterable[ParticleBlock], recenter: Recenter) -> Particles:
+    """All particles of blocks. Those with the same image, to be moved by the same shift, share it."""
+    numbers: dict[str, int] = {}
+    ids, wanted = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=WANTED)]
+    names: Sequence[str] = ()
+    for block in blocks:
+        if block.file_names is not names:  # blocks may have one long list in common
+            names = block.file_names
+            of_block = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int32)
+        part = np.empty(len(block.particle_ids), dtype=WANTED)
+        part["file"], part["index"] = of_block[block.files], block.image_indices
+        part["shift_x"], part["shift_y"] = block.shifts.T
+        ids.append(block.particle_ids)
+        wanted.append(part)
+    all_wanted = np.concatenate(wanted)
+    del wanted
+    first, image = _distinct(all_wanted, recenter)
+    rows = np.empty(len(image), dtype=ROW)
+    rows["particle_id"], rows["image"] = np.concatenate(ids), image
+    return Particles(rows, all_wanted[first] if len(first) < len(image) else all_wanted, list(numbers))
 
 
-def write_particles(path: str, rows: Iterable[ParticleRow]) -> int:
-    """Write a whole table, which appears under its name when it is whole, and return the number of its rows.
-
-    Numbers keep all their digits.
-    """
-    return _write(
-        path,
-        PARTICLES_HEAD,
-        (f"{number} {index} {_encoded(name)} {float(x)!r} {float(y)!r}\n" for number, index, name, x, y in rows),
-    )
-
-
-def read_particles(path: str) -> Iterator[ParticleRow]:
-    """Rows of a table, one at a time; DataError if it is missing or not such a table."""
-    for number, index, name, x, y in _read(path, PARTICLES_HEAD, (_integer, _integer, _decoded, float, float)):
-        yield ParticleRow(number, index, name, x, y)
-
-
-def write_bad_particles(path: str, rows: Iterable[BadParticle]) -> int:
-    """The same for particles that cannot be used."""
-    lines = (f"{number} {index} {_encoded(name)} {_encoded(problem)}\n" for number, index, name, problem in rows)
-    return _write(path, BAD_HEAD, lines)
+def _distinct(wanted: NDArray[np.void], recenter: Recenter) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of the first of each distinct image, in their order; and for each row, which of these it has."""
+    key = (wanted["file"].astype(np.int64) << INDEX_BITS) + wanted["index"]
+    in_order = np.sort(key)
+    if (in_order[1:] != in_order[:-1]).all():
+        return (every := np.arange(len(wanted))), every
+    applied = split_shift(np.stack([wanted["shift_x"], wanted["shift_y"]], axis=1), recenter).applied
+    moves = np.round(applied / SAME_SHIFT)
+    order = np.lexsort((moves[:, 1], moves[:, 0], key))  # stable: the first of each stays first
+    is_new = np.ones(len(wanted), dtype=bool)
+    is_new[1:] = (np.diff(key[order]) != 0) | (np.diff(moves[order], axis=0) != 0).any(axis=1)
+    first = order[is_new]
+    by_place = np.argsort(first)
+    number = np.empty(len(first), dtype=np.int64)
+    number[by_place] = np.arange(len(first))
+    image = np.empty(len(wanted), dtype=np.int64)
+    image[order] = number[np.cumsum(is_new) - 1]
+    return first[by_place], image
 
 
-def read_bad_particles(path: str) -> Iterator[BadParticle]:
-    """The same for particles that cannot be used."""
-    for number, index, name, problem in _read(path, BAD_HEAD, (_integer, _integer, _decoded, _decoded)):
-        yield BadParticle(number, index, name, problem)
+# ---- on disk ---------------------------------------------------------------------------------------------
 
 
-def _write(path: str, head: str, lines: Iterable[str]) -> int:
+def write_array(path: str, array: NDArray[Any]) -> None:
+    """Write a table (.npy), which appears under its name when it is whole."""
+    with whole_binary_file(path) as file:
+        npy.write_array(file, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+
+
+def read_array(path: str, dtype: np.dtype[Any], start: int = 0, count: int | None = None) -> NDArray[Any]:
+    """Rows of a table, from number `start` (from 0) on, all or `count`; DataError if it is missing or lacks them."""
+    try:
+        with open(path, "rb") as file:
+            if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+                raise ValueError("it is no table of this version")
+            shape, _, found = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            if found != dtype or len(shape) != 1:
+                raise ValueError("its columns are others")
+            wanted = shape[0] - start if count is None else count
+            there = (os.fstat(file.fileno()).st_size - file.tell()) // dtype.itemsize
+            if not 0 <= start + wanted <= min(shape[0], there):
+                raise ValueError(f"it has {min(shape[0], there)} rows, expected {start + wanted}")
+            return np.fromfile(file, dtype, wanted, offset=start * dtype.itemsize)
+    except Exception as error:  # of a header that is none, NumPy raises anything
+        raise DataError(f"{path}: it cannot be read as a table of a job ({error}); write the job again") from error
+
+
+def write_names(path: str, names: Sequence[str]) -> None:
+    """Write names of files, which may be any bytes."""
+    with whole_file(path) as file:
+        json.dump(names, file)
+
+
+def read_names(path: str) -> list[str]:
+    """Names of files; DataError if there is no such list."""
+    return [str(name) for name in _read_list(path)]
+
+
+def write_bad(path: str, bad: Sequence[Sequence[Any]]) -> None:
+    """Write a list of what cannot be used, for the program."""
+    with whole_file(path) as file:
+        json.dump([list(each) for each in bad], file)
+
+
+def read_bad(path: str, columns: int) -> list[list[Any]]:
+    """The list that ``write_bad`` wrote, of rows of so many values; DataError if it is none."""
+    found = _read_list(path)
+    if not all(isinstance(each, list) and len(each) == columns for each in found):
+        raise DataError(f"{path}: it cannot be read as a list of bad particles; write the job again")
+    return found
+
+
+def _read_list(path: str) -> list[Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if not isinstance(found, list):
+            raise ValueError("it is no list")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: it cannot be read as a list ({error}); write the job again") from error
+    return found
+
+
+# ---- for people ------------------------------------------------------------------------------------------
+
+BAD_HEAD = """\
+data_bad_particles
+
+loop_
+_particleId #1
+_imageIndex #2
+_imageFile #3
+_problem #4
+"""
+
+
+def list_bad_particles(path: str, bad: Iterable[BadParticle]) -> int:
+    """Write a STAR table of particles that cannot be used, for people, and return the number of its rows."""
     count = 0
-    with whole_file(path, encoding="ascii") as file:
-        file.write(head)
-        for line in lines:
-            file.write(line)
+    with whole_file(path, errors="surrogateescape") as file:
+        file.write(BAD_HEAD)
+        for particle_id, index, name, problem in bad:
+            file.write(f"{particle_id} {index} {_quoted(name)} {_quoted(problem)}\n")
             count += 1
     return count
 
 
-def _read(path: str, head: str, types: Sequence[Callable[[str], Any]]) -> Iterator[list[Any]]:
-    try:
-        with open(path, encoding="ascii") as file:
-            if file.read(len(head)) != head:
-                raise ValueError("its columns are others")
-            for line in file:
-                values = line.split()
-                if len(values) != len(types):
-                    raise ValueError(f"a row has {len(values)} values, expected {len(types)}")
-                yield [kind(value) for kind, value in zip(types, values)]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: it cannot be read as a particle table ({error}); write the job again") from error
-
-
-def _integer(text: str) -> int:
-    number = int(text)
-    if abs(number) >= 2**63:
-        raise ValueError(f"{text[:30]} is too large a number")
-    return number
-
-
-@functools.lru_cache  # particles share files
-def _encoded(text: str) -> str:
-    return quote(os.fsencode(text))
-
-
-@functools.lru_cache
-def _decoded(text: str) -> str:
-    return os.fsdecode(unquote_to_bytes(text))
+def _quoted(text: str) -> str:
+    """A text as a value of a STAR file: there is no way to write a quote or a line break within quotes."""
+    return '"' + text.replace('"', "'").replace("\n", " ").replace("\r", " ") + '"'

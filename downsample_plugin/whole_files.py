@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterator
-from typing import IO, Any, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 PART_PATTERN = r"\.[0-9a-f]{16}\.part"
 
@@ -42,9 +42,22 @@ def remove_abandoned(folder: str, names: Collection[str]) -> None:
 @contextlib.contextmanager
 def whole_file(path: str, **settings: Any) -> Iterator[TextIO]:
     """A text file to write, opened with these settings; it gets its name at the end, and if anything fails is gone."""
+    with _whole(path, mode="x", **{"encoding": "utf-8", **settings}) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def whole_binary_file(path: str) -> Iterator[BinaryIO]:
+    """The same for bytes."""
+    with _whole(path, mode="xb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _whole(path: str, **settings: Any) -> Iterator[Any]:
     part_path = part_name(path)
     try:
-        with open(part_path, "x", **{"encoding": "utf-8", **settings}) as file:
+        with open(part_path, **settings) as file:
             claim(file)
             yield file
         os.replace(part_path, path)

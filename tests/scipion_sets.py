@@ -4,11 +4,14 @@
 import itertools
 import os
 import warnings
+from typing import NamedTuple
 
 import mrcfile
 import numpy as np
 
 from downsample_plugin import headless
+from downsample_plugin.job import Job
+from downsample_plugin.tables import ParticleBlock
 
 _numbers = itertools.count(1)
 
@@ -146,6 +149,41 @@ def new_downsample(project, particles, **settings):
 
 def downsample(project, particles, **settings):
     return headless.run(project, new_downsample(project, particles, **settings))
+
+
+class Row(NamedTuple):
+    """A particle for a job: its id, its image, the wanted shift."""
+
+    particle_id: int
+    image_index: int
+    image_file: str
+    shift_x: float
+    shift_y: float
+
+
+def block_of(rows):
+    """Rows as a job wants them: one block of columns."""
+    ids, indices, names, x, y = zip(*rows) if rows else ((), (), (), (), ())
+    places = {}
+    files = [places.setdefault(name, len(places)) for name in names]
+    return ParticleBlock(
+        np.array(ids, dtype=np.int64),
+        np.array(files, dtype=np.int32),
+        list(places),
+        np.array(indices, dtype=np.int64),
+        np.array([x, y], dtype=float).T.reshape(-1, 2),
+    )
+
+
+def write_job(folder, plan, rows, per_stack, bad=()):
+    """A job for rows."""
+    return Job.write(folder, plan, [block_of(list(rows))], per_stack, bad)
+
+
+def results_of(job):
+    """What became of the rows of a job: rows that name the new images; those that were left out are not in it."""
+    paths = [stack.path for stack in job.stacks]
+    return [Row(i, index, paths[stack - 1], x, y) for i, stack, index, x, y in job.results().tolist() if index]
 
 
 def items_of(particles):

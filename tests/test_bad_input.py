@@ -10,14 +10,14 @@ import warnings
 import mrcfile
 import numpy as np
 import pytest
+from emtable import Table
 
 from downsample_plugin import cli
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.errors import DataError
-from downsample_plugin.job import Job
-from downsample_plugin.tables import BadParticle, ParticleRow, read_bad_particles
+from downsample_plugin.tables import BadParticle
 
-from .scipion_sets import write_stack
+from .scipion_sets import Row, results_of, write_job, write_stack
 
 BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16, normalize=True)
@@ -97,27 +97,27 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
     content, sentence = BAD_FILES[kind]
     make("bad.mrcs", content())
     make("good.mrcs", noise())
-    rows = [ParticleRow(10 + i, i, "good.mrcs", 0, 0) for i in range(1, 7)]
-    rows.insert(2, ParticleRow(99, 1, "bad.mrcs", 0, 0))
-    job = Job.write("job", PLAN, rows, 100)
+    rows = [Row(10 + i, i, "good.mrcs", 0, 0) for i in range(1, 7)]
+    rows.insert(2, Row(99, 1, "bad.mrcs", 0, 0))
+    job = write_job("job", PLAN, rows, 100)
     done = run(job.path)
     assert done.returncode == cli.EXIT_DATA
     assert "Traceback" not in done.stderr
     with pytest.raises(DataError, match=rf"(?s)1 particle cannot.*Particle 99, image 1 of bad\.mrcs: .*{sentence}"):
         job.check_done(skip_corrupt=False)
-    (bad,) = read_bad_particles("job/bad_particles.star")
-    assert bad[:3] == (99, 1, "bad.mrcs")
-    assert not os.path.exists(job.stack_path(1))
+    (bad,) = Table(fileName="job/bad_particles.star", tableName="bad_particles")
+    assert tuple(bad)[:3] == (99, 1, "bad.mrcs")
+    assert not os.path.exists(job.stacks[0].path)
 
     assert run(job.path, "--skip-corrupt").returncode == 0
     assert job.check_done(skip_corrupt=True) == 1
-    assert [(row.particle_id, row.image_index) for row in job.results()] == [(10 + i, i) for i in range(1, 7)]
+    assert [(row.particle_id, row.image_index) for row in results_of(job)] == [(10 + i, i) for i in range(1, 7)]
     expected, _ = downsample_images(noise(), PLAN)
-    with mrcfile.open(job.stack_path(1)) as stack:
+    with mrcfile.open(job.stacks[0].path) as stack:
         assert np.array_equal(stack.data, expected)
         assert stack.header.dmean == pytest.approx(expected.mean(dtype=float), abs=1e-7)
         assert stack.header.rms == pytest.approx(expected.std(dtype=float), rel=1e-6)
-    assert mrcfile.validate(job.stack_path(1))
+    assert mrcfile.validate(job.stacks[0].path)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
 )
 def test_what_cannot_be_opened(here, make_it, name, sentence):
     make_it()
-    job = Job.write("job", PLAN, [ParticleRow(1, 1, name, 0, 0)], 10)
+    job = write_job("job", PLAN, [Row(1, 1, name, 0, 0)], 10)
     assert run(job.path).returncode == cli.EXIT_DATA
     with pytest.raises(DataError, match=rf"(?s)Particle 1, image 1 of {name}: .*{sentence}"):
         job.check_done(skip_corrupt=False)
@@ -151,9 +151,9 @@ def test_all_bad_particles_are_found_in_one_pass_and_the_good_stacks_stay(here):
     images = noise(30)
     images[[4, 11, 12, 25, 26, 27], 0, 0] = np.nan
     make("in.mrcs", images)
-    rows = [ParticleRow(100 + i, i, "in.mrcs", 0, 0) for i in range(1, 31)]
+    rows = [Row(100 + i, i, "in.mrcs", 0, 0) for i in range(1, 31)]
     singular = [BadParticle(500, 1, "in.mrcs", "alignment matrix: its rotation is singular")]
-    job = Job.write("job", PLAN, rows, 6, singular)
+    job = write_job("job", PLAN, rows, 6, singular)
     assert run(job.path, "--jobs", "2").returncode == cli.EXIT_DATA
     with pytest.raises(DataError) as refused:
         job.check_done(skip_corrupt=False)
@@ -162,40 +162,33 @@ def test_all_bad_particles_are_found_in_one_pass_and_the_good_stacks_stay(here):
     assert [line.split(",")[0] for line in lines[1:6]] == [f"Particle {i}" for i in (500, 105, 112, 113, 126)]
     assert lines[6] == "… and 2 more"
     assert lines[7].startswith("All are listed in job/bad_particles.star. Mend them or drop them from the set, or let")
-    assert [bad.particle_id for bad in read_bad_particles(job.bad_particles_path)] == [
-        500,
-        105,
-        112,
-        113,
-        126,
-        127,
-        128,
-    ]
-    assert [job.is_done(i) for i in range(1, 6)] == [False, False, False, True, False]
+    listed = Table(fileName="job/bad_particles.star", tableName="bad_particles")
+    assert [bad.particleId for bad in listed] == [500, 105, 112, 113, 126, 127, 128]
+    assert [stack.is_done() for stack in job.stacks] == [False, False, False, True, False]
 
-    kept = os.stat(job.stack_path(4)).st_mtime_ns
+    kept = os.stat(job.stacks[3].path).st_mtime_ns
     assert run(job.path, "--skip-corrupt").returncode == 0
-    assert os.stat(job.stack_path(4)).st_mtime_ns == kept
+    assert os.stat(job.stacks[3].path).st_mtime_ns == kept
     assert job.check_done(skip_corrupt=True) == 7
     good = [row for row in rows if row.particle_id not in (105, 112, 113, 126, 127, 128)]
-    assert [row.particle_id for row in job.results()] == [row.particle_id for row in good]
+    assert [row.particle_id for row in results_of(job)] == [row.particle_id for row in good]
     expected, _ = downsample_images(noise(30)[[row.image_index - 1 for row in good]], PLAN)
-    found = [mrcfile.read(row.image_file)[row.image_index - 1] for row in job.results()]
+    found = [mrcfile.read(row.image_file)[row.image_index - 1] for row in results_of(job)]
     assert np.array_equal(found, expected)
 
     assert run(job.path).returncode == cli.EXIT_DATA, "not to be skipped any more"
-    assert not os.path.exists(job.stack_path(1))
+    assert not os.path.exists(job.stacks[0].path)
 
 
 def test_a_stack_of_which_nothing_can_be_used(here):
     images = noise(6)
     images[:3] = np.nan
     make("in.mrcs", images)
-    job = Job.write("job", PLAN, [ParticleRow(i, i, "in.mrcs", 0, 0) for i in range(1, 7)], 3)
+    job = write_job("job", PLAN, [Row(i, i, "in.mrcs", 0, 0) for i in range(1, 7)], 3)
     assert run(job.path, "--skip-corrupt").returncode == 0
     assert job.check_done(skip_corrupt=True) == 3
-    assert [row.particle_id for row in job.results()] == [4, 5, 6]
-    assert not os.path.exists(job.stack_path(1))
+    assert [row.particle_id for row in results_of(job)] == [4, 5, 6]
+    assert not os.path.exists(job.stacks[0].path)
     assert run(job.path, "--skip-corrupt").returncode == 0, "it rests"
 
 
@@ -204,12 +197,12 @@ def test_16_bit_overflow_is_a_particle_of_its_own(here):
     images[2] *= 1e6
     make("in.mrcs", images)
     plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=16, float16=True)
-    job = Job.write("job", plan, [ParticleRow(i, i, "in.mrcs", 0, 0) for i in range(1, 6)], 10)
+    job = write_job("job", plan, [Row(i, i, "in.mrcs", 0, 0) for i in range(1, 6)], 10)
     assert run(job.path, "--skip-corrupt").returncode == 0
-    (bad,) = job.bad_particles([1])
+    (bad,) = job.bad_particles(job.stacks)
     assert bad.particle_id == 3
     assert "pixel value for 16-bit output: got " in bad.problem
-    assert np.isfinite(mrcfile.read(job.stack_path(1)).astype(np.float32)).all()
+    assert np.isfinite(mrcfile.read(job.stacks[0].path).astype(np.float32)).all()
 
 
 def test_no_memory_on_a_headers_word(here):
@@ -217,7 +210,7 @@ def test_no_memory_on_a_headers_word(here):
     make("huge.mrcs", header(nx=30000, ny=30000, nz=1))
     os.truncate("huge.mrcs", 1024 + 30000**2 * 4)
     make("good.mrcs", noise())
-    job = Job.write("job", PLAN, [ParticleRow(1, 1, "huge.mrcs", 0, 0), ParticleRow(2, 1, "good.mrcs", 0, 0)], 10)
+    job = write_job("job", PLAN, [Row(1, 1, "huge.mrcs", 0, 0), Row(2, 1, "good.mrcs", 0, 0)], 10)
     code = (
         "import resource, sys; from downsample_plugin import cli; "
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
@@ -226,7 +219,7 @@ def test_no_memory_on_a_headers_word(here):
     )
     done = subprocess.run([sys.executable, "-c", code, job.path, "--skip-corrupt"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (bad,) = job.bad_particles([1])
+    (bad,) = job.bad_particles(job.stacks)
     assert "image size: got 30000 x 30000 px" in bad.problem
     done = run("huge.mrcs", "--apix", "1", "-o", "out", "--box", "64")
     assert done.returncode == cli.EXIT_USAGE
@@ -275,7 +268,8 @@ def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
     done = run("in.star", "-o", "out", "--box", "16")
     assert done.returncode == cli.EXIT_DATA
     assert "5 particles cannot be used" in done.stderr
-    assert [bad.particle_id for bad in read_bad_particles("out/bad_particles.star")] == [2, 3, 4, 6, 8]
+    listed = Table(fileName="out/bad_particles.star", tableName="bad_particles")
+    assert [bad.particleId for bad in listed] == [2, 3, 4, 6, 8]
     done = run("in.star", "-o", "out", "--box", "16", "--skip-corrupt")
     assert done.returncode == 0, done.stderr
     with open("out/particles.star") as file:

@@ -12,7 +12,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli
+from downsample_plugin import cli, relion_labels
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 
@@ -104,9 +104,13 @@ def test_a_refined_star_file_with_optics_groups(here, capsys):
     changed = {"rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst"}
     for number, (old, new, image) in enumerate(pairs(before, after, expected), start=1):
         assert len(old._asdict()) == 26
-        assert {k: v for k, v in old._asdict().items() if k not in changed} == {
-            k: v for k, v in new._asdict().items() if k not in changed
+        left, record = {k: v for k, v in new._asdict().items() if k not in changed}, relion_labels.RECORD
+        assert {k: v for k, v in left.items() if k not in record} == {
+            k: v for k, v in old._asdict().items() if k not in changed
         }
+        assert left["downsampleImage"] == old.rlnImageName
+        moved = [float(left[label]) for label in record[1:]]
+        assert moved == pytest.approx(truth[number - 1].shift.tolist(), abs=1e-6)
         assert new.rlnImageName == f"{number:06d}@out/particles_000001.mrcs"
         assert np.array_equal(image_at(new.rlnImageName), image)
         assert abs(float(new.rlnOriginXAngst)) == abs(float(new.rlnOriginYAngst)) == 0
@@ -200,6 +204,11 @@ def test_without_recentring_only_names_and_sizes_change(here):
     after = re.sub(r"0000\d\d@out/pixel_size_\d/particles_000001.mrcs", "NAME", after)
     before = re.sub(r"0000\d\d@stacks/in.mrcs", "NAME", before)
     before = before.replace("fine 1.500000 32 ", "fine 4 12 ").replace("coarse 2.000000 32 ", "coarse 4 16 ")
+    assert re.findall(r"\n_downsample.*", after) == [
+        f"\n_{label} #{number}" for number, label in enumerate(relion_labels.RECORD, start=8)
+    ]
+    after, records = re.subn(r"\n_downsample.*|(?<=890123) 00000[12]@stacks/in.mrcs 0.000000 0.000000", "", after)
+    assert records == 3 + 2
     assert after == before
 
 
@@ -290,8 +299,8 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
         (["in.mrcs", "-o", "out", "--box", "64"], 2, "Fourier crop to box size: got 64 px, expected 8 to 32 px"),
         (["in.mrcs", "-o", "out", "--box", "16", "--recenter"], 2, "--recenter: a stack has no aligned shifts"),
         (["in.star", "-o", "out", "--box", "64"], 2, "Particles of 32 px, 1.5 Å/px: Fourier crop to box size"),
-        (["in.star", "-o", "out", "--box", "16", "--apix", "2"], 2, "--apix: got 2.0, expected none for a STAR file"),
-        (["in.star", "-o", "o ut", "--box", "16"], 2, "'o ut' has white space in it"),
+        (["in.star", "-o", "out", "--box", "16", "--apix", "2"], 2, "the images: got 2 Å/px, expected 1.5 Å/px"),
+        (["in.star", "-o", "o\nut", "--box", "16"], 1, "it has a line break, a tab"),
         (["nowhere.mrcs", "-o", "out", "--box", "16"], 1, "nowhere.mrcs: the file cannot be opened"),
         (["nowhere.star", "-o", "out", "--box", "16"], 1, "nowhere.star: it cannot be read"),
         (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "shares out a JOB.json only"),
@@ -393,7 +402,7 @@ def test_unfinished_files_of_a_killed_run_are_gone_in_the_end(here):
     part = ".0123456789abcdef.part"
     command("in.star", "-o", "out", "--box", "16")
     os.remove("out/particles.star")
-    for name in ("particles.star", "job.json", "tables/done_000001.star", "particles_000001.mrcs"):
+    for name in ("particles.star", "job.json", "tables/made_000001.npy", "particles_000001.mrcs"):
         for folder in [Path("out")] if name == "particles.star" else Path("out").glob("pixel_size_*"):
             (folder / (name + part)).touch()
     assert len(list(Path("out").rglob("*.part"))) == 7

@@ -20,9 +20,8 @@ from downsample_plugin import cli, program
 from downsample_plugin.core import DownsamplePlan
 from downsample_plugin.errors import DataError
 from downsample_plugin.job import Job
-from downsample_plugin.tables import ParticleRow
 
-from .scipion_sets import write_stack
+from .scipion_sets import Row, write_job, write_stack
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +36,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     images = np.random.default_rng(0).normal(size=(100, BOX, BOX))
     write_stack(str(folder / "in.mrcs"), images)
+    for number in range(COUNT // 100):  # by names of their own: images that are the same would be made once
+        (folder / f"in_{number}.mrcs").symlink_to("in.mrcs")
     return folder
 
 
@@ -57,8 +58,8 @@ def undisturbed(folder):
 
 
 def new_job(name, plan=PLAN):
-    rows = (ParticleRow(i, i % 100 + 1, "in.mrcs", 0.0, 0.0) for i in range(1, COUNT + 1))
-    return Job.write(name, plan, rows, PER_STACK)
+    rows = (Row(i + 1, i % 100 + 1, f"in_{i // 100}.mrcs", 0.0, 0.0) for i in range(COUNT))
+    return write_job(name, plan, rows, PER_STACK)
 
 
 def started(job, *options, **settings):
@@ -244,24 +245,24 @@ def test_a_disk_without_room_is_refused_before_any_work(here, monkeypatch):
 def test_a_stack_that_no_longer_fits_its_record_is_made_again(here, undisturbed, harm):
     job = new_job(f"harmed_{harm}".replace(" ", "_"))
     assert started(job).wait() == 0
-    path, size = job.stack_path(2), os.path.getsize(job.stack_path(2))
+    path, size = job.stacks[1].path, os.path.getsize(job.stacks[1].path)
     if harm == "no record":
-        os.remove(job.record_path(2))
+        os.remove(job.stacks[1].record_path)
     elif harm == "record":
-        with open(job.record_path(2), "w") as file:
+        with open(job.stacks[1].record_path, "w") as file:
             file.write('{"fingerprint"')
     elif harm == "table":
-        os.remove(job.done_path(2))
+        os.remove(job.stacks[1].made_path)
     elif harm == "cut short":
         os.truncate(path, size - 1)
     else:
         with open(path, "r+b") as file:
             file.seek({"a byte": size // 2, "an image": 1024 + 64 * 64 * 4, "header": 8}[harm])
             file.write({"a byte": b"\x55", "an image": b"\0" * 64 * 64 * 4, "header": b"\x07"}[harm])
-    kept = os.stat(job.stack_path(3)).st_mtime_ns
+    kept = os.stat(job.stacks[2].path).st_mtime_ns
     assert started(job).wait() == 0
     assert stacks_of(job) == undisturbed[1]
-    assert os.stat(job.stack_path(3)).st_mtime_ns == kept
+    assert os.stat(job.stacks[2].path).st_mtime_ns == kept
 
 
 @pytest.mark.parametrize("harm", ["longer", "more images", "another box", "another job's record"])
@@ -269,29 +270,30 @@ def test_what_does_not_fit_its_record_is_not_done(here, undisturbed, harm):
     """This is looked at before a set is registered, without reading all pixels."""
     job = new_job(f"unfit_{harm[:6]}")
     assert started(job).wait() == 0
-    assert job.is_done(2)
+    assert job.stacks[1].is_done()
     if harm == "longer":
-        os.truncate(job.stack_path(2), os.path.getsize(job.stack_path(2)) + 1)
+        os.truncate(job.stacks[1].path, os.path.getsize(job.stacks[1].path) + 1)
     elif harm == "another job's record":
         other = new_job("unfit_other", DownsamplePlan(BOX, 1.5, fourier_crop_size=64))
         assert started(other).wait() == 0
-        os.replace(other.record_path(2), job.record_path(2))
+        os.replace(other.stacks[1].record_path, job.stacks[1].record_path)
     else:
-        with open(job.stack_path(2), "r+b") as file:
+        with open(job.stacks[1].path, "r+b") as file:
             sides = {"more images": (64, 64, 249), "another box": (32, 128, 250)}[harm]
             file.write(np.array(sides, dtype="<i4").tobytes())
-    assert not job.is_done(2)
+    assert not job.stacks[1].is_done()
     with pytest.raises(DataError, match=r"1 of 5 output stacks are missing \(particles_000002"):
         job.check_done(skip_corrupt=False)
 
 
 def test_the_record_of_a_stack(here, undisturbed):
     job = Job.read("undisturbed/job.json")
-    with open(job.record_path(5)) as file:
+    with open(job.stacks[4].record_path) as file:
         record = json.load(file)
     status = os.stat("in.mrcs")
     assert record["plan"] == PLAN.to_dict()
-    assert record["inputs"] == {"in.mrcs": [status.st_size, status.st_mtime_ns]}
+    state = [status.st_size, status.st_mtime_ns]
+    assert record["inputs"] == {f"in_{number}.mrcs": state for number in (10, 11)}
     assert (record["images"], record["bytes"]) == (200, 1024 + 200 * 64 * 64 * 4)
     assert record.keys() >= {"version", "checksum", "fingerprint"}
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from downsample_plugin.errors import DownsampleError
 from downsample_plugin.job import Job
 from downsample_plugin.readers import open_stack
 from downsample_plugin.relion import RelionStar
-from downsample_plugin.tables import BAD_HEAD, PARTICLES_HEAD, ParticleRow, read_bad_particles, read_particles
+from downsample_plugin.tables import ROW, read_array, read_bad, read_names, write_array
 
-from .scipion_sets import write_stack
+from .scipion_sets import Row, write_job, write_stack
 
 pytestmark = pytest.mark.slow
 
@@ -93,12 +94,15 @@ def test_files_of_any_bytes(here, data, suffix):
 
 LABELS = (
     "rlnImageName rlnOpticsGroup rlnImagePixelSize rlnImageSize rlnOriginXAngst rlnOriginYAngst rlnOriginX rlnOriginY "
-    "rlnMagnification rlnDetectorPixelSize rlnCoordinateX rlnMicrographPixelSize rlnOther"
+    "rlnMagnification rlnDetectorPixelSize rlnCoordinateX rlnMicrographPixelSize rlnOriginXPrior rlnPixelSize "
+    "downsampleImage downsampleShiftXAngst downsampleShiftYAngst rlnImageDimensionality rlnOther"
 )
 labels = st.sampled_from(LABELS.split(" "))
 values = st.one_of(
     st.sampled_from(["1@plain.mrcs", "000001@plain.mrcs", "0@plain.mrcs", "plain.mrcs", "9@gone.mrcs", "@", "x@y"]),
-    st.sampled_from(["1", "2", "1.5", "0", "-3.2", "nan", "inf", "1e400", "''", '"a b"', "a'b", "# x", "é"]),
+    st.sampled_from(
+        ["1", "2", "1.5", "0", "-3.2", "nan", "inf", "1e400", "''", '"a b"', "a'b", "'b", "# x", "é", "32"]
+    ),
     st.text(max_size=6),
 )
 lines = st.one_of(
@@ -123,32 +127,38 @@ def test_star_files(plain, start, added, recenter):
         file.write(start + "\n".join(added) + "\n")
 
     def work():
-        star = RelionStar("fuzzed.star")
-        list(star.particles())
+        with RelionStar("fuzzed.star") as star:
+            list(star.particles())
         wishes = {"fourier_crop_size": 16, "recenter": Recenter.EXACT if recenter else Recenter.NONE}
         with open(os.devnull, "w") as nowhere:
             convert(Request("fuzzed.star", "out", None, wishes), 1, True, True, nowhere)
-        list(RelionStar("out/particles.star").particles())
+        with RelionStar("out/particles.star") as star:
+            list(star.particles())
 
     refused_or_done(work)
 
 
 @fuzz
 @given(
-    st.sampled_from([PARTICLES_HEAD, BAD_HEAD, ""]), st.one_of(st.text(max_size=200), st.lists(values).map(" ".join))
+    st.dictionaries(st.integers(0, 200), st.integers(0, 255), max_size=8), st.integers(0, 300), st.binary(max_size=90)
 )
-def test_tables(here, head, text):
-    with open("fuzzed.star", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(head + text)
-    refused_or_done(lambda: list(read_particles("fuzzed.star")))
-    refused_or_done(lambda: list(read_bad_particles("fuzzed.star")))
+def test_tables(here, changes, ending, other):
+    write_array("table.npy", np.zeros(5, dtype=ROW))
+    data = bytearray(Path("table.npy").read_bytes())
+    for place, value in changes.items():
+        data[place] = value
+    for content in (data[:ending], other, b"\x93NUMPY" + other):
+        Path("fuzzed.npy").write_bytes(content)
+        refused_or_done(lambda: read_array("fuzzed.npy", ROW))
+        refused_or_done(lambda: read_names("fuzzed.npy"))
+        refused_or_done(lambda: read_bad("fuzzed.npy", 2))
 
 
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
 )
-KEYS = ["plan", "particles", "particlesPerStack", "fingerprint", "generation"]
+KEYS = ["plan", "particles", "images", "imagesPerStack", "fingerprint", "generation"]
 PLAN_KEYS = list(DownsamplePlan(32, 1.0).to_dict())
 
 
@@ -156,7 +166,7 @@ PLAN_KEYS = list(DownsamplePlan(32, 1.0).to_dict())
 @given(st.dictionaries(st.sampled_from(KEYS), json_values), st.dictionaries(st.sampled_from(PLAN_KEYS), json_values))
 def test_jobs(plain, changes, plan_changes):
     shutil.rmtree("job", ignore_errors=True)
-    job = Job.write("job", DownsamplePlan(32, 1.0, fourier_crop_size=16), [ParticleRow(1, 1, "plain.mrcs", 0, 0)], 5)
+    job = write_job("job", DownsamplePlan(32, 1.0, fourier_crop_size=16), [Row(1, 1, "plain.mrcs", 0, 0)], 5)
     with open(job.path) as file:
         description = json.load(file)
     description["plan"].update(plan_changes)
@@ -166,7 +176,7 @@ def test_jobs(plain, changes, plan_changes):
 
     def work():
         found = Job.read(job.path)
-        found.check_worked_on(found.share(1, max(found.stack_count // 3, 1)))
+        found.check_worked_on(found.share(1, max(found.image_count // found.images_per_stack // 3, 1)))
 
     refused_or_done(work)
     assert sorted(os.listdir("."))[:2] == ["job", "plain.mrcs"], "nothing is written elsewhere"

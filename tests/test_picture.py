@@ -11,13 +11,11 @@ from downsample_plugin.core.filters import plan_gain
 from downsample_plugin.core.plan import DownsamplePlan, FilterShape, Recenter
 from downsample_plugin.core.spectra import RadialPower
 from downsample_plugin.errors import DataError
-from downsample_plugin.job import Job
 from downsample_plugin.picture import BAR_COLOR, draw_particles, draw_result, draw_shifts, draw_spectra, round_length
 from downsample_plugin.program import run_job
 from downsample_plugin.sample import SHOWN, Sample
-from downsample_plugin.tables import ParticleRow
 
-from .scipion_sets import images_of_file, write_stack
+from .scipion_sets import Row, images_of_file, write_job, write_stack
 
 APIX = 1.5
 
@@ -29,8 +27,8 @@ def job_of(plan, count=40, per_stack=15, shifts=None, folder="run"):
     shifts = rng.uniform(-5, 5, size=(count, 2)) if shifts is None else shifts
     if plan.recenter is Recenter.NONE:
         shifts = np.zeros((count, 2))
-    rows = [ParticleRow(i + 1, i + 1, "noise.mrcs", *shift) for i, shift in enumerate(shifts)]
-    job = Job.write(folder, plan, rows, per_stack)
+    rows = [Row(i + 1, i + 1, "noise.mrcs", *shift) for i, shift in enumerate(shifts)]
+    job = write_job(folder, plan, rows, per_stack)
     run_job(job, job.stacks, 1, lambda done: None, False)
     return job
 

@@ -13,10 +13,8 @@ import tifffile
 import xmippLib
 
 from downsample_plugin.core import DownsamplePlan, downsample_images
-from downsample_plugin.job import Job
-from downsample_plugin.tables import ParticleRow
 
-from .scipion_sets import downsample, image_of, items_of, pairs, particle, particle_set, write_stack
+from .scipion_sets import Row, downsample, image_of, items_of, pairs, particle, particle_set, write_job, write_stack
 
 BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
@@ -50,17 +48,17 @@ def run(job, *options):
 
 
 def assert_downsampled(rows, images):
-    job = Job.write("job", PLAN, rows, 100)
+    job = write_job("job", PLAN, rows, 100)
     done = run(job, "--jobs", "2")
     assert done.returncode == 0, done.stderr
     expected, _ = downsample_images(images, PLAN)
-    assert np.array_equal(mrcfile.read(job.stack_path(1)), expected)
+    assert np.array_equal(mrcfile.read(job.stacks[0].path), expected)
 
 
 @pytest.mark.parametrize("name", ["a.stk", "a.spi", "a.img", "A.STK"])
 def test_formats_that_xmipp_writes(here, name):
     write_by_xmipp(name, noise())
-    assert_downsampled([ParticleRow(i, i, name, 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, name, 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.TIFF"])
@@ -69,48 +67,48 @@ def test_tiff_stacks(here, name, compression):
     with tifffile.TiffWriter(name) as file:
         for image in noise():
             file.write(image, photometric="minisblack", compression=compression, contiguous=False)
-    assert_downsampled([ParticleRow(i, i, name, 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, name, 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 @pytest.mark.parametrize("name", ["one.spi", "one.tif"])
 def test_single_images_of_other_formats(here, name):
     write_by_xmipp(name, noise(1))
-    job = Job.write("job", PLAN, [ParticleRow(1, 0, name, 0, 0)], 100)
+    job = write_job("job", PLAN, [Row(1, 0, name, 0, 0)], 100)
     assert run(job).returncode == 0
-    assert np.array_equal(mrcfile.read(job.stack_path(1)), downsample_images(noise(1), PLAN)[0][0])
+    assert np.array_equal(mrcfile.read(job.stacks[0].path), downsample_images(noise(1), PLAN)[0][0])
 
 
 def test_eman_stacks(here):
     write_eman_hdf("a.hdf", noise())
-    assert_downsampled([ParticleRow(i, i, "a.hdf", 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, "a.hdf", 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 @pytest.mark.parametrize("suffix", [".mrcs", ".mrc", ".st", ".map", ".MRCS", ""])
 def test_suffixes_of_mrc_stacks(here, suffix):
     write_stack("plain.mrcs", noise())
     os.rename("plain.mrcs", "a" + suffix)
-    assert_downsampled([ParticleRow(i, i, "a" + suffix, 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, "a" + suffix, 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 def test_an_extended_header(here):
     with mrcfile.new("a.mrcs", noise()) as file:
         file.set_extended_header(np.zeros(1000, dtype="V1"))
-    assert_downsampled([ParticleRow(i, i, "a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, "a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 def test_a_file_that_is_longer_than_its_header_says(here):
     write_stack("a.mrcs", noise())
     with open("a.mrcs", "ab") as file:
         file.write(b"more")
-    assert_downsampled([ParticleRow(i, i, "a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, "a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", '"', "$(touch x)", ";ls", "new\nline", "Å é", "-o", "50%", "a@b", "#"])
 def test_names_of_folders_and_files(here, name):
     write_stack(f"{name}/{name}.mrcs", noise())
     os.symlink(f"{name}/{name}.mrcs", f"{name}.link.mrcs")
-    rows = [ParticleRow(i, i, f"{name}/{name}.mrcs", 0, 0) for i in (1, 2)]
-    rows += [ParticleRow(3, 3, f"{name}.link.mrcs", 0, 0), ParticleRow(4, 4, str(here / name / f"{name}.mrcs"), 0, 0)]
+    rows = [Row(i, i, f"{name}/{name}.mrcs", 0, 0) for i in (1, 2)]
+    rows += [Row(3, 3, f"{name}.link.mrcs", 0, 0), Row(4, 4, str(here / name / f"{name}.mrcs"), 0, 0)]
     assert_downsampled(rows, noise())
     assert not os.path.exists("x")
 
@@ -120,7 +118,7 @@ def test_read_only_input_in_a_read_only_folder(here):
     os.chmod("safe/a.mrcs", stat.S_IRUSR)
     os.chmod("safe", stat.S_IRUSR | stat.S_IXUSR)
     before = os.stat("safe/a.mrcs")
-    assert_downsampled([ParticleRow(i, i, "safe/a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
+    assert_downsampled([Row(i, i, "safe/a.mrcs", 0, 0) for i in (1, 2, 3, 4)], noise())
     after = os.stat("safe/a.mrcs")
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
     assert os.listdir("safe") == ["a.mrcs"]
@@ -139,11 +137,11 @@ def test_ten_thousand_stacks_of_one_particle(here):
     for i in range(10_000):
         with open(f"many/{i}.mrcs", "wb") as file:
             file.write(header + pixels[i % 100 * size : (i % 100 + 1) * size])
-    job = Job.write("job", PLAN, [ParticleRow(i, 1, f"many/{i}.mrcs", 0, 0) for i in range(10_000)], 10_000)
+    job = write_job("job", PLAN, [Row(i, 1, f"many/{i}.mrcs", 0, 0) for i in range(10_000)], 10_000)
     done = run(job, "--jobs", "2")
     assert done.returncode == 0, done.stderr
     expected, _ = downsample_images(images, PLAN)
-    with mrcfile.mmap(job.stack_path(1)) as stack:
+    with mrcfile.mmap(job.stacks[0].path) as stack:
         assert np.array_equal(stack.data[:100], expected)
         assert np.array_equal(stack.data[-100:], expected)
 
@@ -153,10 +151,10 @@ def test_one_stack_of_a_hundred_thousand(here):
     box, plan = 8, DownsamplePlan(8, 1.5, float16=True)
     images = noise(100_000, box)
     write_stack("in.mrcs", images)
-    job = Job.write("job", plan, (ParticleRow(i, i, "in.mrcs", 0, 0) for i in range(1, 100_001)), 100_000)
+    job = write_job("job", plan, (Row(i, i, "in.mrcs", 0, 0) for i in range(1, 100_001)), 100_000)
     done = run(job, "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    with mrcfile.mmap(job.stack_path(1)) as stack:
+    with mrcfile.mmap(job.stacks[0].path) as stack:
         assert np.array_equal(stack.data, images.astype(np.float16))
 
 
