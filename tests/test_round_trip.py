@@ -302,7 +302,7 @@ def test_other_full_size_particles(project, trip):
     assert any("Left out: 1 particles that cannot be found" in line for line in restored.summary())
     listed = Path(restored._getExtraPath("left_out_particles.star")).read_text()
     assert "\n23 " in listed
-    assert "none%20of%20id%2023" in listed
+    assert "none of id 23" in listed
 
 
 def test_symmetry_expanded_particles(project, trip):
@@ -593,6 +593,53 @@ def test_classes_with_different_attributes(project, trip):
         values = {item.getObjId(): item._late.get() for item in items_of(run.outputParticles)}
         assert values == {key: float(key) if key in sorted(later)[:3] else None for key in later}
     check(restored, original, later)
+
+
+def test_classes_of_images_that_were_written_again(project, trip):
+    """Found by place as from a set; where nothing tells, the numbering of all classes counts."""
+    original, small, particles, later = trip
+    keys = sorted(later)
+    again = rewritten(project, particles)
+    groups = [[(key, None) for key in keys[:4]], [], [(key, None) for key in keys[4:]]]
+    classes = class_set(project, again, groups, "Projection", "3D")
+    restored = restore(project, (classes, "outputClasses"), small)
+    check(restored, original, later)
+    assert {item.getObjId(): item.getClassId() for item in items_of(restored.outputParticles)} == {
+        key: 1 if key in keys[:4] else 3 for key in keys
+    }
+
+    unmoved = downsample(project, original, fourierCropSize=18)
+    items = items_of(unmoved.outputParticles)
+    for i, item in enumerate(items):  # only the second class shows that the numbers are others
+        item.setObjId(keys[i] if i < 4 else keys[i] + 100)
+        item.setCTF(None)
+    plain = without_marks(
+        project, [(item.getObjId(), item) for item in items], unmoved.outputParticles.getSamplingRate()
+    )
+    groups = [[(item.getObjId(), None) for item in part] for part in (items[:4], items[4:])]
+    numbered = class_set(project, plain, groups, "Projection", "3D")
+    protocol = new_restore(project, (numbered, "outputClasses"), unmoved)
+    project.launchProtocol(protocol, wait=True)
+    assert f"All {COUNT} particles are left out" in protocol.getErrorMessage()
+    listed = Path(protocol._getExtraPath("left_out_particles.star")).read_text()
+    assert listed.count("the set is numbered anew, and nothing tells") == 4
+    assert listed.count("neither its image nor its id") == COUNT - 4
+
+
+def test_disabled_particles(project, trip):
+    """Those of the input are not taken; those of the full-size set are, as they are."""
+    from .test_set_columns import update
+
+    original, small, particles, later = trip
+    some = particle_set(
+        project, items_of(particles.outputParticles), small.outputParticles.getSamplingRate(), "Projection"
+    )
+    update(some.outputParticles.getFileName(), {"enabled": 0}, "id=25")
+    chosen = particle_set(project, items_of(original.outputParticles), APIX, "Projection")
+    update(chosen.outputParticles.getFileName(), {"enabled": 0}, "id=23")
+    restored = restore(project, some, small, fullSizeParticles=chosen)
+    check(restored, original, later, [key for key in later if key != 25])
+    assert [item.getObjId() for item in restored.outputParticles.iterItems() if not item.isEnabled()] == [23]
 
 
 def test_unfit_full_size_particles(project, trip):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A point of the reference becomes the origin: sub-particles, and the maps that they give."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -197,6 +199,47 @@ def test_defocus_by_height(project, single_blobs, choice, sign):
             assert new.getCTF().getDefocusRatio() == pytest.approx(
                 new.getCTF().getDefocusU() / new.getCTF().getDefocusV()
             )
+
+
+def test_particles_that_lack_something(project, single_blobs):
+    """Without alignment they are left out; disabled ones are not taken; a defocus that is not there stays so."""
+    from .test_set_columns import update
+
+    lacking = particle_set(project, items_of(single_blobs[0].outputParticles), APIX, "Projection")
+    path = lacking.outputParticles.getFileName()
+    update(path, {"_transform._matrix": None}, "id in (1, 4)")
+    update(path, {"_transform._matrix": "[[1, 0], [0, 1]]"}, "id=8")
+    update(path, {"_ctfModel._defocusV": None, "_ctfModel._defocusRatio": None}, "id=3")
+    update(path, {"_ctfModel._defocusV": 0.0}, "id=5")
+    update(path, {"enabled": 0}, "id=6")
+    point = coordinates(BLOB_CENTERS[0])
+    moved = move(project, lacking, defocusByHeight=2, **point)
+    whole = move(project, single_blobs[0], defocusByHeight=2, **point)
+    items = {item.getObjId(): item.clone() for item in moved.outputParticles.iterItems()}
+    assert list(items) == [2, 3, 5, 7]
+    for item in items_of(whole.outputParticles):
+        if item.getObjId() in items:
+            found = items[item.getObjId()]
+            assert np.array_equal(found.getTransform().getMatrix(), item.getTransform().getMatrix())
+            assert found.getCTF().getDefocusU() == item.getCTF().getDefocusU()
+    assert items[3].getCTF().getDefocusV() is items[3].getCTF().getDefocusRatio() is None
+    assert moved.summary()[-1].startswith("Left out: 3 particles (no usable alignment")
+    listed = Path(moved._getExtraPath("left_out_particles.star")).read_text().splitlines()[-3:]
+    assert listed[:2] == [f'{key} {key} "blob_0.mrcs" "it has no alignment"' for key in (1, 4)]
+    assert listed[2].startswith('8 8 "blob_0.mrcs" "alignment matrix: got [[nan')
+
+
+def test_particles_without_ctf(project):
+    from .test_set_columns import bare
+
+    stack = write_stack("stack.mrcs", np.zeros((2, BOX, BOX)))
+    items = [bare(1), bare(2)]
+    for item in items:
+        item.setTransform(particle(1, (1, stack), np.eye(4)).getTransform())
+    given = particle_set(project, items, APIX, "Projection")
+    moved = move(project, given, defocusByHeight=1, xCenter=3.0)
+    assert [item.getTransform().getMatrix()[0, 3] for item in items_of(moved.outputParticles)] == [-2.0, -2.0]
+    assert not any(item.hasCTF() for item in items_of(moved.outputParticles))
 
 
 def test_refusals_and_warnings(project, single_blobs):

@@ -3,37 +3,76 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 
+import numpy as np
+
+from ..core.alignment import matrix_problem
 from ..errors import DataError
-from ..tables import BadParticle, write_bad_particles
+from ..tables import BadParticle, list_bad_particles
+from .wanted import FILE, INDEX
+
+_IN_MEMORY = 2**20  # bytes of notes, before they go to a file
+
+
+def withoutUse(aligned, shifts):
+    """{place: why} of particles whose alignments, Aligned, are not there or give no shifts (n, 3)."""
+    reasons = {}
+    for place in np.flatnonzero(~np.isfinite(shifts).all(axis=1)).tolist():
+        isThere = aligned.texts[place] is not None
+        reasons[place] = matrix_problem(aligned.matrices[place]) if isThere else "it has no alignment"
+    return reasons
+
+
+def othersThan(places, count):
+    """Which of so many there are beside some places: (count,) bool."""
+    others = np.ones(count, dtype=bool)
+    others[list(places)] = False
+    return others
 
 
 class LeftOut:
-    """Particles left out of an output, each with its reason; listed in ``left_out_particles.star``."""
+    """Particles left out of an output, each with its reason; listed in ``left_out_particles.star``.
+
+    Attributes
+    ----------
+    path : of the list
+    count : number of particles so far
+    """
 
     def __init__(self, folder):
         self.path = os.path.join(folder, "left_out_particles.star")
-        self._particles = []
+        self.count, self._first = 0, None
+        # there may be millions: they wait on the disk, in a file without a name, until the list is written
+        self._notes = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", dir=folder)  # noqa: SIM115
 
-    def add(self, particle, reason):
-        """Note that a particle is left out, and why."""
-        row = BadParticle(particle.getObjId(), particle.getIndex(), particle.getFileName(), str(reason))
-        self._particles.append(row)
+    def add(self, table, ids, reasons):
+        """Note items of an ItemTable, which has them by ids (n,), and why: {place in `ids`: text or error}."""
+        why = {int(ids[place]): str(reason) for place, reason in reasons.items()}
+        block = table.rows(sorted(why), (INDEX, FILE))
+        for itemId, index, name in zip(block.ids.tolist(), block.integers(INDEX, 0).tolist(), block.texts(FILE)):
+            particle = BadParticle(itemId, index, name, why[itemId])
+            self._first = self._first or particle
+            self._notes.write(json.dumps(particle) + "\n")
+            self.count += 1
 
     def close(self, output):
         """Write the list; an old one goes. DataError if nothing is left for the output set."""
-        if self._particles:
-            write_bad_particles(self.path, self._particles)
-        elif os.path.exists(self.path):
-            os.remove(self.path)
+        with self._notes:
+            self._notes.seek(0)
+            if self.count:
+                list_bad_particles(self.path, (BadParticle(*json.loads(line)) for line in self._notes))
+            elif os.path.exists(self.path):
+                os.remove(self.path)
         if not output.getSize():
             raise DataError(
-                f"All {len(self._particles)} particles are left out, expected some that can be used. The first: "
-                f"{self._particles[0]}\nAll are listed in {self.path}"
+                f"All {self.count} particles are left out, expected some that can be used. The first: "
+                f"{self._first}\nAll are listed in {self.path}"
             )
 
     def describe(self, what):
         """A line for the summary if there are any, `what` they are included."""
-        if self._particles:
-            yield f"Left out: {len(self._particles)} particles {what}, listed in {self.path}"
+        if self.count:
+            yield f"Left out: {self.count} particles {what}, listed in {self.path}"

@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE
-from pwem.objects import Transform
-from pyworkflow.object import Integer
 from pyworkflow.protocol import params
 
 from .. import __version__
-from ..core.alignment import matrix_of_full_size, shift_from_matrix
-from ..errors import DataError
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .left_out import LeftOut
 from .messages import emptyProblems
 from .one_step import OneStepProtocol
-from .particles import PARTICLES_OR_CLASSES, InputParticles, complete
-from .results import SHIFT_RECORDS
+from .particles import PARTICLES_OR_CLASSES, InputParticles
+from .restoring import Restored
 from .way_back import WayBack, nameOf
-
-NOT_FOUND = -1  # where an id stands otherwise
 
 
 class ProtRestoreFullSize(OneStepProtocol):
@@ -72,67 +65,20 @@ class ProtRestoreFullSize(OneStepProtocol):
     # --------------------------- steps ----------------------------------------------
     def makeOutput(self):
         """The full-size particle of each input particle with the new alignment, and what to say of it."""
-        way = self._wayBack().load()
-        alignment = self.alignment()
-        leftOut = LeftOut(self._getExtraPath())
-        ids, shifts = self._findAll(way, alignment, leftOut)
+        way, alignment, leftOut = self._wayBack(), self.alignment(), LeftOut(self._getExtraPath())
+        restored = Restored(self.particles(), way, alignment, leftOut)
         output = way.fullSize.newOutput(self._getPath())
         if alignment.kind != ALIGN_NONE:
             output.setAlignment(alignment.kind)
-        self._fill(output, ids, shifts, way.fullSize, alignment, leftOut)
+        restored.fill(output)
         leftOut.close(output)
-        return output, self._describe(output, ids, way, alignment, leftOut)
+        return output, self._describe(output, restored, way.fullSize.apix, alignment, leftOut)
 
     def relate(self, output):
         """The output comes from all that is connected."""
         for source in (self.inputParticles, self.downsampled, self.fullSizeParticles):
             if source.hasValue():
                 self._defineSourceRelation(source, output)
-
-    def _findAll(self, way, alignment, leftOut):
-        """For each input particle the id of its full-size particle, and the shift applied on the way (Å)."""
-        ids, shifts = [], []
-        for item in self.particles().items():
-            try:
-                origin = way.find(item)
-                if alignment.kind != ALIGN_NONE:
-                    matrix = alignment.matrixOf(item)
-                    if matrix is None:
-                        raise DataError("it has no alignment")
-                    shift_from_matrix(matrix, alignment.reading)
-            except DataError as problem:
-                leftOut.add(item, problem)
-                origin = NOT_FOUND, (0.0, 0.0)
-            ids.append(origin[0])
-            shifts.append(origin[1])
-        return np.array(ids), np.array(shifts)
-
-    def _fill(self, output, ids, shifts, fullSize, alignment, leftOut):
-        """Append the full-size particles, with what the input particles have to say."""
-        particles, originals, apix = self.particles(), fullSize.byId(), fullSize.apix
-        originals.load()
-        scale = apix / particles.apix
-        isExpanded = _hasDuplicates(ids)
-        attributes = particles.attributesOfPrograms()
-        names = [name for name in attributes if name not in SHIFT_RECORDS]
-        for item, fullId, shift in zip(particles.items(), ids.tolist(), shifts):
-            if fullId == NOT_FOUND:
-                continue
-            particle = originals[fullId]
-            if particle is None:
-                leftOut.add(item, f"the full-size particles have none of id {fullId}")
-                continue
-            if isExpanded:
-                particle._fullSizeId = Integer(fullId)
-                particle.setObjId(item.getObjId())
-            if item.getClassId() is not None:
-                particle.setClassId(item.getClassId())
-            complete(item, attributes)
-            particle.copyAttributes(item, *names)
-            if alignment.kind != ALIGN_NONE:
-                matrix = matrix_of_full_size(alignment.matrixOf(item), shift / apix, scale, alignment.reading)
-                particle.setTransform(Transform(matrix))
-            output.append(particle)
 
     # --------------------------- info -----------------------------------------------
     def _validate(self):
@@ -168,18 +114,17 @@ class ProtRestoreFullSize(OneStepProtocol):
     def _citations(self):
         return ["delaRosaTrevin2016"]
 
-    def _describe(self, output, ids, way, alignment, leftOut):
-        full, small = way.fullSize.apix, self.particles().apix
-        yield f"{output.getSize()} particles at full size: pixel size {small:.5g} → {full:.5g} Å/px"
-        yield f"Through {' and '.join(map(nameOf, way.runs)) or 'the shifts recorded on them'}"
-        if way.byId:
-            yield f"{way.byId} of them by their ids, since another protocol has written their images again"
+    def _describe(self, output, restored, apix, alignment, leftOut):
+        yield f"{output.getSize()} particles at full size: pixel size {self.particles().apix:.5g} → {apix:.5g} Å/px"
+        yield f"Through {' and '.join(map(nameOf, restored.runs)) or 'the shifts recorded on them'}"
+        if restored.byId:
+            yield f"{restored.byId} of them by their ids, since another protocol has written their images again"
         if alignment.kind == ALIGN_NONE:
             yield "The input particles have no alignment: that of the full-size particles stays"
         elif alignment.kind == ALIGN_2D:
             yield f"Alignment from {alignment.describe()}"
             yield from alignment.caution(output)
-        if _hasDuplicates(ids):
+        if restored.isExpanded:
             yield "Several entries per particle: they keep the ids of the input; _fullSizeId tells the particle's own"
         yield from leftOut.describe("that cannot be found")
 
@@ -196,8 +141,3 @@ class ProtRestoreFullSize(OneStepProtocol):
 
     def _wayBack(self):
         return WayBack(self.getProject(), self.particles(), self._small(), self._fullSize())
-
-
-def _hasDuplicates(ids):
-    found = ids[ids != NOT_FOUND]
-    return len(np.unique(found)) < len(found)

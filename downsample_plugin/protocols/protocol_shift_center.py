@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import numpy as np
 from pwem.constants import ALIGN_PROJ
-from pwem.objects import Transform
 from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from .. import __version__
-from ..core.alignment import Reading, matrix_about_point, shift_from_matrix
+from ..core.alignment import Reading, shifts_of, translations_about_point
 from ..core.geometry import origin
 from ..errors import DataError
 from ..volumes import center_of_mass, read_volume
-from .alignments import OwnAlignment
-from .left_out import LeftOut
+from .alignments import MATRIX, OwnAlignment
+from .left_out import LeftOut, othersThan, withoutUse
 from .messages import emptyProblems
 from .one_step import OneStepProtocol
+from .set_columns import tableOf, textsMoved
+from .set_writer import SetWriter
 
 FROM_POINT, FROM_VOLUME = range(2)
 IN_ANGSTROMS, IN_PIXELS = range(2)
 # What a point's height along the beam, towards the electron source, changes the defocus by: factors of the height
 DEFOCUS_CHANGES = [0, -1, 1]
+_DEFOCUS, _RATIO = ("_ctfModel._defocusU", "_ctfModel._defocusV"), "_ctfModel._defocusRatio"
 AXES = ("xCenter", "yCenter", "zCenter")
 
 
@@ -132,7 +134,7 @@ class ProtShiftParticleCenter(OneStepProtocol):
             LeftOut(self._getExtraPath()),
         )
         output = particles.newOutput(self._getPath())
-        output.copyItems(particles.items(), doClone=False, updateItemCallback=mover)
+        mover.fill(output, particles)
         mover.leftOut.close(output)
         return output, self._describe(output, point, mover)
 
@@ -216,7 +218,7 @@ class ProtShiftParticleCenter(OneStepProtocol):
 
 
 class _Mover:
-    """Moves the centre of one particle after the other; counts those where the point is `outside` the box."""
+    """Moves the centre of particles; counts those where the point is `outside` the box."""
 
     def __init__(self, alignment, point, box, excludes, defocusChange, leftOut):
         """`point` in px of the particles, `defocusChange` in Å per px of height."""
@@ -225,32 +227,45 @@ class _Mover:
         self.excludes, self.leftOut = excludes, leftOut
         self.outside = 0
 
-    def __call__(self, particle, _):
-        """Move a particle's centre, or mark it as one not to append."""
-        try:
-            self._move(particle)
-            particle._appendItem = True  # one object stands for all particles
-        except DataError as problem:
-            self.leftOut.add(particle, problem)
-            particle._appendItem = False
+    def fill(self, output, particles):
+        """Append the enabled ones of InputParticles to an output set, with their centres moved."""
+        with SetWriter(output, lambda item: None) as writer:
+            for images in particles.sets():
+                table = tableOf(images)
+                for block in table.blocks((MATRIX, *_DEFOCUS), "enabled=1"):
+                    writer.append(images, *self._move(table, block))
 
-    def _move(self, particle):
-        matrix = self._alignment.matrixOf(particle)
-        if matrix is None:
-            raise DataError("it has no alignment")
-        shift = shift_from_matrix(matrix, Reading.PROJECTION)
-        moved = matrix_about_point(matrix, self._point)
-        newShift = shift_from_matrix(moved, Reading.PROJECTION)
-        place = origin(self._box) - newShift[:2]  # where the point stands
-        if (place < -0.5).any() or (place >= self._box - 0.5).any():
-            self.outside += 1
-            if self.excludes:
-                x, y = place
-                raise DataError(f"the new centre projects to pixel ({x:.1f}, {y:.1f}) of a box of {self._box} px")
-        particle.setTransform(Transform(moved))
-        ctf = particle.getCTF()
-        if self._defocusChange and ctf is not None:
-            change = self._defocusChange * (shift - newShift)[2]
-            ctf.setDefocusU(ctf.getDefocusU() + change)
-            ctf.setDefocusV(ctf.getDefocusV() + change)
-            ctf._defocusRatio.set(ctf.getDefocusU() / ctf.getDefocusV())
+    def _move(self, table, block):
+        """Ids of the particles of a Block that stay, and what changes of them: {label: values}."""
+        aligned = self._alignment.of(block)
+        moved = aligned.matrices.copy()
+        moved[:, :3, 3] = translations_about_point(aligned.matrices, self._point)
+        shifts, newShifts = (shifts_of(matrices, Reading.PROJECTION) for matrices in (aligned.matrices, moved))
+        reasons = {**withoutUse(aligned, shifts), **self._outside(newShifts)}
+        self.leftOut.add(table, block.ids, reasons)
+        kept = np.flatnonzero(othersThan(reasons, len(block)))
+        changes = {MATRIX: textsMoved([aligned.texts[place] for place in kept.tolist()], moved[kept, :3, 3])}
+        if self._defocusChange:
+            changes.update(self._defocus(table, block, (shifts - newShifts)[:, 2], kept))
+        return block.ids[kept], changes
+
+    def _outside(self, shifts):
+        """{place: why} of particles to be left out because the new centre is not in their boxes; counts all such."""
+        places = origin(self._box) - shifts[:, :2]  # where the point stands
+        outside = np.flatnonzero(((places < -0.5) | (places >= self._box - 0.5)).any(axis=1)).tolist()
+        self.outside += len(outside)
+        if not self.excludes:
+            return {}
+        return {
+            place: "the new centre projects to pixel ({:.1f}, {:.1f}) of a box of {} px".format(
+                *places[place], self._box
+            )
+            for place in outside
+        }
+
+    def _defocus(self, table, block, heights, kept):
+        """What changes of the CTF by the heights (n,) of the point: {label: values}."""
+        u, v = (block.floats(label) + self._defocusChange * heights for label in _DEFOCUS)
+        with np.errstate(divide="ignore"):
+            values = u, v, u / v
+        return {label: of[kept] for label, of in zip((*_DEFOCUS, _RATIO), values) if label in table}

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tracing particles back through runs, many at once: images lead from run to run, ids where there is evidence."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from .evidence import Evidence, identityProblems, placeProblems
+from .image_tables import (
+    IMAGE,
+    NO_IMAGE,
+    ImageKeys,
+    ImageTable,
+    Link,
+    areKnown,
+    areSameShifts,
+    columnsOf,
+)
+from .results import SHIFT_RECORDS
+
+TRACED_BY = (*IMAGE, *SHIFT_RECORDS)  # labels
+
+
+class Origins(NamedTuple):
+    """Where the n particles of a block come from.
+
+    Attributes
+    ----------
+    ids : (n,) of the full-size particles
+    shifts : (n, 2), in Å, applied on the way
+    reasons : {place in the block: why it cannot be found}
+    """
+
+    ids: np.ndarray
+    shifts: np.ndarray
+    reasons: dict
+
+
+class Stage(NamedTuple):
+    """A run that particles may have come through, None if it is not here; and the Sources of its sets, if they are."""
+
+    run: object
+    output: list
+    input: list
+
+
+class Tracer:
+    """Traces particles. Holds tables of all images on the way, some 50 bytes for each, so do not keep it.
+
+    Attributes
+    ----------
+    runs : the runs that particles have come through so far
+    byId : number of particles that were found by their ids so far
+    """
+
+    def __init__(self, particles, apix, stages, named, files, chosen, mustTell):
+        """Read the tables.
+
+        Parameters
+        ----------
+        particles : Sources of those that are to be traced, whose pixel size (Å) is `apix`
+        stages : Stages, in the order in which images are looked for
+        named : the one of them that particles must have come through
+        files : names of the files whose images are full size
+        chosen : Sources of the full-size particles if the user has chosen them: the ids are theirs then; else None
+        mustTell : whether it matters which of several particles that share a full-size image it is
+        """
+        self._particles, self._apix, self._mustTell = particles, apix, mustTell
+        self._stages, self._named = stages, named
+        self._keys = ImageKeys(files)
+        self._links = [Link(stage.output, stage.input, self._keys) for stage in stages]
+        self._chosen = None if chosen is None else ImageTable.of(chosen, self._keys)
+        self.runs, self.byId = [], 0
+
+    def trace(self, source, block):
+        """The Origins of the particles of a Block of a Source, which was read with TRACED_BY."""
+        way = _Way(source, block, self._keys)
+        self._findByIds(way)
+        for _ in self._links:  # no way leads through a run twice
+            for stage, link in zip(self._stages, self._links):
+                self._goThrough(way, stage, link)
+        self._arrive(way)
+        return Origins(way.ids, way.shifts, way.reasons)
+
+    def _goThrough(self, way, stage, link):
+        """Take particles whose images a run has made to those that it has made them of."""
+        here = way.open()
+        here = here[~self._keys.areOfFirst(way.keys[here])]
+        places, areShared, areOwn = link.made.find(way.keys[here], way.ids[here])
+        there = places >= 0
+        if not there.any():
+            return
+        here, places, areShared, areOwn = here[there], places[there], areShared[there], areOwn[there]
+        way.passed[here] |= stage is self._named
+        if stage.run is not None and stage.run not in self.runs:
+            self.runs.append(stage.run)
+        self._checkShared(way, here, areShared, areOwn, link.unclear)
+        self._checkPlaces(way, here, areShared & ~areOwn, stage, link, places)
+        way.follow(here, stage.input, link, places)
+        if stage.run is not None and stage.input:
+            way.fail(here[way.keys[here] == NO_IMAGE], "the downsample run's input does not have it any more")
+
+    def _checkShared(self, way, here, areShared, areOwn, unclear=()):
+        """Of particles that share an image the one of the id counts, else any, if all lead to the same place."""
+        if self._mustTell and areShared.any():
+            unknown = areShared & (~areOwn | self._isNumberedAnew)
+        else:
+            unknown = areShared & ~areOwn & np.isin(way.keys[here], unclear)
+        way.fail(here[unknown], "several particles share its image, and nothing tells which of them it is")
+
+    def _checkPlaces(self, way, here, areAny, stage, link, places):
+        """At least they must stand in the same place, where their records are not those of the run's present output, or
+        `areAny`, they are just any of several.
+        """
+        differs = areKnown(way.records[here]) & ~areSameShifts(way.records[here], link.shifts[places])
+        toCheck = areAny | differs
+        for number in np.unique(way.sets[here[toCheck]]).tolist():
+            some = toCheck & (way.sets[here] == number)
+            before = Evidence.of(way.allSets[number], way.ids[here[some]], self._keys)
+            now = Evidence.of(stage.output, link.made.ids[places[some]], self._keys)
+            why = "the run has been repeated with other particles"
+            way.failEach(here[some], placeProblems(before, now, self._apix, why))
+
+    def _arrive(self, way):
+        """See that particles have come to full-size ones, and to their ids in the chosen set."""
+        here = way.open()
+        why = "its image has not come through the run that is named as Downsampled particles"
+        way.fail(here[~way.passed[here]], why)
+        way.fail(here[~areKnown(way.shifts[here])], "neither it nor the downsampled particle has a record of its shift")
+        if self._chosen is None:
+            why = "it comes from other full-size particles than the run that is named"
+            way.fail(here[~self._keys.areOfFirst(way.keys[here])], why)
+            return
+        places, areShared, areOwn = self._chosen.find(way.keys[here], way.ids[here])
+        self._checkShared(way, here, areShared, areOwn)
+        there = places >= 0
+        way.ids[here[there]] = self._chosen.ids[places[there]]
+
+    # ---- by ids ------------------------------------------------------------------------------------------
+
+    def _findByIds(self, way):
+        """Where no run has made an image, take the downsampled particle of the id, if it is shown to be the same."""
+        here = np.flatnonzero(~self._areMade(way.keys))
+        if not len(here):
+            return
+        own = Evidence.of(way.allSets[0], way.ids[here], self._keys)
+        named = Evidence.of(self._named.output, way.ids[here], self._keys)
+        problems = identityProblems(own, named, self._apix, lambda: self._isNumberedAnew)
+        way.failEach(here, problems)
+        found = np.isin(np.arange(len(here)), list(problems), invert=True)
+        self.byId += int(found.sum())
+        here, named = here[found], named.take(found)
+        records = np.where(areKnown(way.records[here])[:, None], way.records[here], named.records)
+        way.goTo(here, self._named.output, way.ids[here], named.keys, records)
+
+    def _areMade(self, keys):
+        """(n,) bool: whether any run has made an image, and it is not a full-size one."""
+        made = np.zeros(len(keys), dtype=bool)
+        for link in self._links:
+            made |= link.made.has(keys)
+        return made & ~self._keys.areOfFirst(keys)
+
+    @functools.cached_property
+    def _isNumberedAnew(self):
+        """Whether the particles have ids that the downsampled ones do not have."""
+        return any(
+            sum(len(each.table.rows(block.ids, (), "enabled=1")) for each in self._named.output) < len(block)
+            for source in self._particles
+            for block in source.table.blocks()
+        )
+
+
+class _Way:
+    """Where the n particles of a block have come to.
+
+    Attributes
+    ----------
+    ids, keys : (n,) of the particles that they have come to
+    records : (n, 2) shifts recorded on these, in Å; nan where there is none
+    sets : (n,) numbers of the sets that these are in
+    allSets : lists of Sources by those numbers
+    shifts : (n, 2), in Å, applied so far
+    passed : (n,) bool: whether they have come through the run that is named
+    reasons : {place in the block: why it cannot be found}
+    """
+
+    def __init__(self, source, block, imageKeys):
+        count = len(block)
+        self.ids, self.keys, self.records = block.ids.copy(), imageKeys.of(block), columnsOf(block, SHIFT_RECORDS)
+        self.sets, self.allSets = np.zeros(count, dtype=np.int64), [[source]]
+        self.shifts, self.passed = np.zeros((count, 2)), np.zeros(count, dtype=bool)
+        self.reasons, self._isOpen = {}, np.ones(count, dtype=bool)
+
+    def open(self):
+        """Places of the particles that have not failed."""
+        return np.flatnonzero(self._isOpen)
+
+    def fail(self, places, why):
+        """Particles cannot be found, all for one reason. The first reason stays."""
+        self.failEach(places, dict.fromkeys(range(len(places)), why))
+
+    def failEach(self, places, reasons):
+        """Particles at some of the places cannot be found: {number in `places`: why}."""
+        for number, why in reasons.items():
+            self.reasons.setdefault(int(places[number]), why)
+            self._isOpen[places[number]] = False
+
+    def follow(self, places, sources, link, made):
+        """Particles are those of a link's output at places `made`, and go to what these were made of, in Sources."""
+        # a particle's own record tells of the image that it was aligned by, the run's output of the present one
+        records = self.records[places]
+        self.shifts[places] += np.where(areKnown(records)[:, None], records, link.shifts[made])
+        records = np.nan if link.sourceRecords is None else link.sourceRecords[made]
+        self.goTo(places, sources, link.made.ids[made], link.sources[made], records)
+
+    def goTo(self, places, sources, ids, keys, records):
+        """Particles are those of other Sources from now on."""
+        self.sets[places] = len(self.allSets)
+        self.allSets.append(sources)
+        self.ids[places], self.keys[places], self.records[places] = ids, keys, records

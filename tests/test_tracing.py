@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tracing on sets made for it: ways that are known, what counts as evidence, and lists of what is left out."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downsample_plugin.errors import DataError
+
+from .test_set_columns import bare, newSet, update
+
+pytestmark = pytest.mark.usefixtures("scipion", "here")
+
+RECORDS = ("_downsampleShiftX", "_downsampleShiftY")
+
+
+def sources(*sets):
+    from downsample_plugin.protocols.image_tables import sourcesOf
+    from downsample_plugin.protocols.particles import InputParticles
+
+    return [source for each in sets for source in sourcesOf(InputParticles(each))]
+
+
+def item(number, index, file, record=None, **attributes):
+    from pyworkflow.object import Float
+
+    made = bare(number)
+    made.setLocation(index, file)
+    for name, value in zip(RECORDS, () if record is None else record):
+        setattr(made, name, Float(value))
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+# ---- known ways -------------------------------------------------------------------------------------------
+
+
+class World:
+    """Full-size particles, a run on them, a set of its images numbered anew and expanded, a run on that, and a mix of
+    images of both, numbered anew again. All by chance, but it is known what comes from where.
+    """
+
+    def __init__(self, seed):
+        rng = self._rng = np.random.default_rng(seed)
+        count = 40
+        full = rng.choice(1000, count, replace=False)
+        self.full = newSet("full", [item(key, i + 1, f"full_{i % 3}.mrcs") for i, key in enumerate(full.tolist())])
+        shifts = rng.normal(size=(count, 2)).round(2) * 5
+        places = rng.permutation(count).tolist()
+        first = [
+            (key, (place // 2 + 1, f"first_{place % 2}.mrcs"), shift, key, shift)
+            for key, place, shift in zip(full.tolist(), places, shifts)
+        ]
+        self.first = self._set("first", first)
+        between = self._numberedAnew(first, 70)
+        self.between = self._set("between", between)
+        images = {}  # an output image for each input image
+        second = []
+        for key, location, _, origin, shift in between:
+            place, applied = images.setdefault(location, (len(images), rng.normal(size=2).round(2)))
+            second.append((key, (place + 1, "second.mrcs"), applied, origin, shift + applied))
+        self.second = self._set("second", second)
+        self.mix = self._numberedAnew(first + second, 90)
+        self.particles = self._set("mix", self.mix)
+
+    def _numberedAnew(self, rows, count):
+        chosen = self._rng.integers(len(rows), size=count).tolist()
+        ids = np.sort(self._rng.choice(1000, count, replace=False)).tolist()
+        return [(key, *rows[i][1:]) for key, i in zip(ids, chosen)]
+
+    def _set(self, name, rows):
+        return newSet(name, [item(key, *location, record) for key, location, record, _, _ in rows])
+
+
+def traced(world, particles, order=1, named=0, **settings):
+    """The tracer, and Origins of all particles of sources, in small blocks."""
+    from downsample_plugin.protocols.tracing import TRACED_BY, Stage, Tracer
+
+    stages = [
+        Stage("first run", sources(world.first), sources(world.full)),
+        Stage("second run", sources(world.second), sources(world.between)),
+    ]
+    files = [f"full_{i}.mrcs" for i in range(3)]
+    given = {"chosen": None, "mustTell": False, **settings}
+    tracer = Tracer(particles, 1.5, stages[::order], stages[named], files, **given)
+    found = [
+        (block.ids, tracer.trace(source, block))
+        for source in particles
+        for block in source.table.blocks(TRACED_BY, rows=7)
+    ]
+    return tracer, found
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("seed", range(4))
+def test_ways_that_are_known(seed, order):
+    world = World(seed)
+    tracer, found = traced(world, sources(world.particles), order)
+    assert sorted(tracer.runs) == ["first run", "second run"] and tracer.byId == 0
+    assert not any(origins.reasons for _, origins in found)
+    assert np.concatenate([ids for ids, _ in found]).tolist() == [key for key, *_ in world.mix]
+    assert np.concatenate([origins.ids for _, origins in found]).tolist() == [origin for *_, origin, _ in world.mix]
+    shifts = np.concatenate([origins.shifts for _, origins in found])
+    assert shifts == pytest.approx(np.array([shift for *_, shift in world.mix]), abs=1e-9)
+
+
+def test_the_run_that_is_named():
+    """Those that have not come through it are not taken."""
+    world = World(5)
+    _, found = traced(world, sources(world.particles), named=1)
+    for (ids, origins), start in zip(found, range(0, len(world.mix), 7)):
+        rows = world.mix[start : start + len(ids)]
+        assert origins.reasons == {
+            i: "its image has not come through the run that is named as Downsampled particles"
+            for i, (_, (_, file), *_) in enumerate(rows)
+            if file != "second.mrcs"
+        }
+
+
+def test_what_the_input_has_no_more():
+    world = World(6)
+    gone = world.mix[0][3]
+    update(world.full.getFileName(), {"enabled": 0}, f"id={gone}")
+    _, found = traced(world, sources(world.particles))
+    failed = {int(ids[i]): why for ids, origins in found for i, why in origins.reasons.items()}
+    assert failed == {
+        key: "the downsample run's input does not have it any more"
+        for key, *_, origin, _ in world.mix
+        if origin == gone
+    }
+
+
+def test_chosen_particles_that_are_numbered_otherwise():
+    """Their images count, not their ids; where they lack an image, the id may lead to another one's."""
+    world = World(7)
+    rows = [(1000 + full.getObjId(), full.getLocation()) for full in world.full if full.getObjId() != world.mix[0][3]]
+    chosen = newSet("chosen", [item(key, *location) for key, location in rows])
+    _, found = traced(world, sources(world.particles), chosen=sources(chosen))
+    ids = np.concatenate([origins.ids for _, origins in found]).tolist()
+    gone = world.mix[0][3]
+    assert ids == [origin + 1000 * (origin != gone) for *_, origin, _ in world.mix]
+
+
+def test_records_that_are_missing():
+    """The run's output tells then; where neither does, it is not made up."""
+    world = World(8)
+    lost = world.mix[3][1]
+    update(world.particles.getFileName(), dict.fromkeys(RECORDS))
+    for made in (world.first, world.second):
+        update(
+            made.getFileName(),
+            dict.fromkeys(RECORDS),
+            f"{column(made, '_index')}={lost[0]} AND {column(made, '_filename')}='{lost[1]}'",
+        )
+    _, found = traced(world, sources(world.particles))
+    failed = {int(ids[i]) for ids, origins in found for i in origins.reasons}
+    assert world.mix[3][0] in failed
+    reasons = {why for _, origins in found for why in origins.reasons.values()}
+    assert reasons == {"neither it nor the downsampled particle has a record of its shift"}
+    ways = {key: shift for key, *_, shift in world.mix if key not in failed}
+    shifts = {key: origins.shifts[i] for ids, origins in found for i, key in enumerate(ids.tolist()) if key in ways}
+    assert ways.keys() == shifts.keys()
+    assert all(shifts[key] == pytest.approx(ways[key], abs=1e-9) for key in ways)
+
+
+class Repeated:
+    """A run that was repeated: its images show what they show now. All have a pixel size of 1.5 Å and one micrograph."""
+
+    def __init__(self, now):
+        """`now` are (x, y), in px, and record, in Å, of each output particle."""
+        self.full = self.between = newSet("full", [item(i + 1, i + 1, "full_0.mrcs") for i in range(len(now))])
+        self.first = newSet("first", self.items(now))
+        self.second = newSet("second", [item(1, 1, "nothing.mrcs", (0, 0))])
+
+    @staticmethod
+    def items(places):
+        from pwem.objects import Coordinate
+
+        made = []
+        for i, (at, record) in enumerate(places, start=1):
+            coordinate = Coordinate(x=at[0], y=at[1])
+            coordinate.setMicId(1)
+            made.append(item(i, i, "first.mrcs", record, _coordinate=coordinate))
+        return made
+
+
+def test_a_run_that_was_repeated():
+    """A particle whose record is another one now must stand where it stood; then its own record counts."""
+    world = Repeated([((100, 50), (3, 0)), ((100, 50), (3, 0)), ((100, 50), (3, 0)), ((100, 50), (3, 0))])
+    before = [((102, 50), (0, 0)), ((102, 52), (1.5, -3)), ((102, 53), (3.0, 0)), ((105, 50), (0, 0))]
+    particles = newSet("particles", world.items(before))
+    _, ((ids, origins),) = traced(world, sources(particles))
+    assert ids.tolist() == origins.ids.tolist() == [1, 2, 3, 4]
+    assert origins.shifts[:3].tolist() == [[0, 0], [1.5, -3], [3, 0]]
+    assert origins.reasons == {
+        3: "the run has been repeated with other particles: they stand 4.5 Å apart in the micrograph"
+    }
+
+
+def column(made, label):
+    from downsample_plugin.protocols.set_columns import tableOf
+
+    return tableOf(made).columns[label]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tables_of_images(seed):
+    """Against looking at each row."""
+    from downsample_plugin.protocols.image_tables import ImageTable
+
+    rng = np.random.default_rng(seed)
+    keys, ids = rng.integers(0, 25, 60), rng.permutation(60)
+    order = np.lexsort((ids, keys))
+    table = ImageTable(ids[order], keys[order])
+    wanted, own = rng.integers(-2, 28, 300), rng.integers(0, 60, 300)
+    assert np.array_equal(table.has(wanted), np.isin(wanted, keys))
+    for key, number, place, isShared, isOwn in zip(wanted, own, *table.find(wanted, own)):
+        rows = {i for i, k in zip(ids, keys) if k == key}
+        if not rows:
+            assert (place, isShared, isOwn) == (-1, False, False)
+            continue
+        assert table.keys[place] == key
+        assert (isShared, isOwn) == (len(rows) > 1, number in rows)
+        assert table.ids[place] == (number if isOwn else min(rows))
+    empty = ImageTable(ids[:0], keys[:0])
+    assert empty.find(wanted, own)[0].tolist() == [-1] * 300 and not empty.has(wanted).any()
+
+
+# ---- evidence ---------------------------------------------------------------------------------------------
+
+
+def evidence(places=(0, 0), micrograph=1, defocus=(np.nan, np.nan), record=(np.nan, np.nan), key=1):
+    from downsample_plugin.protocols.evidence import Evidence
+
+    rows = [key], [micrograph], [places], [defocus], [record]
+    return Evidence(np.array(rows[0]), *(np.array(row, dtype=float) for row in rows[1:]))
+
+
+NOWHERE = (np.nan, np.nan)
+ANOTHER = "its image was written again by another protocol, and the downsampled particle of its id is another one: "
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "isNumberedAnew", "problem"),
+    [
+        ({}, {"key": -1}, False, "neither its image nor its id is among the downsampled particles"),
+        # place before all else
+        ({}, {"places": (2.9, -2.9)}, True, None),
+        ({}, {"places": (3.1, 0)}, False, ANOTHER + "they stand 3.1 Å apart in the micrograph"),
+        ({}, {"places": (0, -4)}, False, ANOTHER + "they stand 4 Å apart in the micrograph"),
+        ({}, {"micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
+        ({}, {"micrograph": np.nan}, False, None),
+        ({"record": (1, 1), "defocus": (9, 9)}, {"record": (5, 5), "defocus": (99, 99)}, True, None),
+        # then records, unless all are zero
+        ({"places": NOWHERE, "record": (1, 2)}, {"record": (1, 2.0009), "micrograph": 3}, True, None),
+        (
+            {"places": NOWHERE, "record": (1, 2)},
+            {"record": (1, 2.5)},
+            False,
+            ANOTHER + "its recorded shift is [1. 2.], not [1.  2.5] Å",
+        ),
+        (
+            {"places": NOWHERE, "record": (0, 0)},
+            {"record": (0, 1)},
+            False,
+            ANOTHER + "its recorded shift is [0. 0.], n",
+        ),
+        # then defocus and numbering
+        ({"places": NOWHERE, "record": (0, 0)}, {"record": (0, 0)}, False, None),
+        (
+            {"places": NOWHERE, "record": (0, 0)},
+            {"record": (0, 0)},
+            True,
+            "its image was written again by another protocol, the set is numbered anew, and nothing tells which",
+        ),
+        ({"places": NOWHERE, "defocus": (9, 8)}, {"defocus": (9.9, 8)}, False, None),
+        (
+            {"places": NOWHERE, "defocus": (9, 8)},
+            {"defocus": (9, 5)},
+            True,
+            ANOTHER + "its defocus is [9. 8.], not [9. 5.] Å",
+        ),
+        ({"places": NOWHERE, "defocus": (9, 8)}, {}, True, "its image was written again by another protocol, the set"),
+    ],
+)
+def test_what_shows_that_a_particle_is_the_same(own, named, isNumberedAnew, problem):
+    from downsample_plugin.protocols.evidence import identityProblems
+
+    found = identityProblems(evidence(**own), evidence(**named), 1.5, lambda: isNumberedAnew)
+    assert list(found) == ([] if problem is None else [0])
+    assert problem is None or found[0].startswith(problem)
+
+
+def test_evidence_that_sets_hold():
+    """Of any ids in any order; of classes, whose particles have different attributes."""
+    from pwem.objects import Coordinate, CTFModel
+
+    from downsample_plugin.protocols.evidence import Evidence
+    from downsample_plugin.protocols.image_tables import ImageKeys
+
+    def placed(number, record=None):
+        coordinate = Coordinate(x=10 * number, y=7)
+        coordinate.setMicId(100 + number)
+        if record is None:
+            return item(number, number, "a.mrcs", _coordinate=coordinate)
+        ctf = CTFModel(defocusU=1e4 + number, defocusV=9e3)
+        return item(number, number, "a.mrcs", record, _coordinate=coordinate, _ctfModel=ctf)
+
+    marked = placed(2, (1.0, -2.0))
+    marked.setMicId(5)
+    small = [placed(1), placed(4)]
+    small[1].setEnabled(False)
+    classes = sources(newSet("one", [marked, placed(3, (0.0, 0.0))]), newSet("two", small))
+    found = Evidence.of(classes, np.array([3, 9, 2, 1, 2, 4]), ImageKeys(["a.mrcs"]))
+    assert found.keys.tolist() == [3, -1, 2, 1, 2, -1]
+    nan = np.nan
+    assert np.array_equal(found.micrographs, [103, nan, 5, 101, 5, nan], equal_nan=True)
+    at = [[45, 10.5], [nan, nan], [31, 8.5], [15, 10.5], [31, 8.5], [nan, nan]]
+    assert np.array_equal(found.places, at, equal_nan=True)
+    assert np.array_equal(found.defocus[:, 0], [10003, nan, 10002, nan, 10002, nan], equal_nan=True)
+    assert np.array_equal(found.records[:, 0], [0, nan, 1, nan, 1, nan], equal_nan=True)
+
+
+def test_items_without_a_pixel_size_have_that_of_their_set():
+    from pwem.objects import Coordinate
+
+    from downsample_plugin.protocols.evidence import Evidence
+    from downsample_plugin.protocols.image_tables import ImageKeys
+
+    made = newSet("one", [item(1, 1, "a.mrcs", _coordinate=Coordinate(x=2, y=4))])
+    update(made.getFileName(), {"_samplingRate": None})
+    assert Evidence.of(sources(made), np.array([1]), ImageKeys([])).places.tolist() == [[3, 6]]
+
+
+# ---- left out ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inMemory", [1, 2**20])
+def test_lists_of_what_is_left_out(inMemory, monkeypatch):
+    from downsample_plugin.protocols import left_out
+    from downsample_plugin.protocols.set_columns import tableOf
+
+    monkeypatch.setattr(left_out, "_IN_MEMORY", inMemory)
+    made = newSet("in", [item(key, 2 * key, f"of 粒 {key}.mrcs") for key in range(1, 6)])
+    os.makedirs("extra")
+    leftOut = left_out.LeftOut("extra")
+    leftOut.add(tableOf(made), np.array([2, 4, 5]), {2: 'so "it" is', 0: DataError("in two\nlines")})
+    leftOut.add(tableOf(made), np.array([1]), {})
+    leftOut.add(tableOf(made), np.array([1]), {0: "first"})
+    leftOut.close(made)
+    lines = Path("extra/left_out_particles.star").read_text(encoding="utf-8").splitlines()
+    assert lines[-3:] == [
+        '2 4 "of 粒 2.mrcs" "in two lines"',
+        '5 10 "of 粒 5.mrcs" "so \'it\' is"',
+        '1 2 "of 粒 1.mrcs" "first"',
+    ]
+    assert list(leftOut.describe("somehow")) == [
+        f"Left out: 3 particles somehow, listed in {os.path.join('extra', 'left_out_particles.star')}"
+    ]
+    assert os.listdir("extra") == ["left_out_particles.star"]
+    again = left_out.LeftOut("extra")
+    again.close(made)
+    assert os.listdir("extra") == [] and list(again.describe("somehow")) == []
+
+
+def test_nothing_is_left():
+    from pwem.objects import SetOfParticles
+
+    from downsample_plugin.protocols.left_out import LeftOut
+    from downsample_plugin.protocols.set_columns import tableOf
+
+    made = newSet("in", [item(1, 3, "a.mrcs"), item(2, 5, "a.mrcs")])
+    os.makedirs("out")
+    leftOut = LeftOut(".")
+    leftOut.add(tableOf(made), np.array([1, 2]), {0: "broken", 1: "too"})
+    first = r"All 2 particles are left out.* The first: Particle 1, image 3 of a\.mrcs: broken\nAll are listed in"
+    with pytest.raises(DataError, match=first):
+        leftOut.close(SetOfParticles.create("out"))
