@@ -15,6 +15,8 @@ import traceback
 
 import psutil
 
+from downsample_plugin.worker import end_with
+
 
 def use_forks():
     """Have projects launch protocols in forks from now on."""
@@ -30,8 +32,10 @@ def started_by_scipion():
     from pyworkflow.protocol.launch import launch
 
     protocol.launch = launch
-    yield
-    protocol.launch = _launch
+    try:
+        yield
+    finally:
+        protocol.launch = _launch
 
 
 def _launch(protocol, wait=False):
@@ -45,20 +49,22 @@ def _launch(protocol, wait=False):
     logs = [project.getPath(path) for path in (protocol.getStdoutLog(), protocol.getStderrLog())]
     protocol.cleanExecutionAttributes()
     protocol._store(protocol._jobId)
+    parent = os.getpid()
     number = os.fork()
     if number == 0:
-        _be_the_run(run, logs)
+        _be_the_run(run, logs, parent)
     protocol.setPid(number)
     if wait:
         os.waitpid(number, 0)
 
 
-def _be_the_run(run, logs):
+def _be_the_run(run, logs, parent):
     """In the fork: what Scipion's script for a run does; it does not return."""
     from pyworkflow.protocol import runProtocolMain
     from pyworkflow.utils import LoggingConfigurator
 
     try:
+        end_with(parent)  # a run that waits for particles would wait for ever
         gc.freeze()  # what the tests hold open is theirs to close
         LoggingConfigurator.setUpProtocolRunLogging(*logs)
         runProtocolMain(*run)
@@ -77,8 +83,10 @@ def without_pictures():
 
     draw = protocol_downsample.draw_result
     protocol_downsample.draw_result = lambda path, sample: open(path, "wb").close()
-    yield
-    protocol_downsample.draw_result = draw
+    try:
+        yield
+    finally:
+        protocol_downsample.draw_result = draw
 
 
 def processes_of(protocol):
@@ -86,7 +94,7 @@ def processes_of(protocol):
     try:
         process = psutil.Process(protocol.getPid())
         found = [process, *process.children(recursive=True)]
-        while "python" not in found[0].name():  # Scipion starts it by a shell
+        while found and "python" not in found[0].name():  # Scipion starts it by a shell
             del found[0]
         return [] if process.status() == psutil.STATUS_ZOMBIE else found
     except psutil.NoSuchProcess:
@@ -110,11 +118,22 @@ def wait_for(condition, what, patience=60):
     return found
 
 
+def update(project, protocol):
+    """Read the state of a run anew; by itself, a project may miss what was written while it was looking."""
+    protocol.lastUpdateTimeStamp.set(None)
+    project._updateProtocol(protocol)
+
+
+def wait_for_end(project, protocol):
+    """Wait until the process of a run has ended, and read its last state."""
+    wait_for(lambda: not processes_of(protocol), "the end")
+    update(project, protocol)
+
+
 def go_on(project, protocol, wait=False):
     """Continue a run that was killed, as from the project window, which finds that its process is gone."""
     from pyworkflow.protocol.constants import MODE_RESUME
 
-    project._updateProtocol(protocol)
     protocol.setFailed("it was killed")
     project._storeProtocol(protocol)
     protocol.runMode.set(MODE_RESUME)

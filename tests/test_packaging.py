@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Installed in any of the four ways, Scipion's domain lists protocols, viewer, wizards and templates."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -108,9 +109,8 @@ def test_the_sdist_has_all_that_its_tests_need(tmp_path, source, archives):
 
 def test_scipions_own_tests(tmp_path):
     """As ``scipion3 tests`` runs them; protocols are started by Scipion's launcher here."""
-    import pyworkflow
-
-    script = Path(pyworkflow.__file__).parent / "apps" / "pw_run_tests.py"
+    package = importlib.util.find_spec("pyworkflow")  # not imported: that takes an environment
+    script = Path(package.origin).parent / "apps" / "pw_run_tests.py"
     code = f"import runpy, sys; from downsample_plugin import headless; headless.prepare({str(tmp_path)!r}); "
     code += f"sys.argv = [{str(script)!r}, *sys.argv[1:]]; runpy.run_path({str(script)!r}, run_name='__main__')"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SCIPION")}

@@ -11,7 +11,7 @@ import pytest
 
 from downsample_plugin import headless
 
-from .launching import go_on, kill, processes_of, wait_for
+from .launching import go_on, kill, processes_of, update, wait_for, wait_for_end
 from .scipion_sets import (
     connect,
     downsample,
@@ -87,7 +87,7 @@ def closed(project, items):
 
 def seen(project, protocol):
     """Number of particles in the output that others see now."""
-    project._updateProtocol(protocol)
+    update(project, protocol)
     output = getattr(protocol, "outputParticles", None)
     return output.getSize() if output is not None else 0
 
@@ -99,11 +99,7 @@ def log_of(protocol):
 
 
 def finished(project, protocol):
-    def is_over():
-        project._updateProtocol(protocol)
-        return protocol.isFinished() or protocol.isFailed() or protocol.isAborted()
-
-    wait_for(is_over, "the end")
+    wait_for_end(project, protocol)
     assert protocol.isFinished(), protocol.getErrorMessage()
 
 
@@ -252,7 +248,7 @@ def test_bad_particles(project, items, skip):
     project.launchProtocol(protocol, wait=False)
     wait_for(lambda: seen(project, protocol) == 8, "the first burst")
     feeder.feed([particle(i, (i, stack)) for i in range(9, 13)], close=True)
-    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    wait_for_end(project, protocol)
     if not skip:
         assert protocol.isFailed()
         assert "Particle 10" in protocol.getErrorMessage()
@@ -269,7 +265,8 @@ def test_what_cannot_be_done_is_said_when_the_first_particle_comes(project, item
     assert protocol.validate() == []
     project.launchProtocol(protocol, wait=False)
     feeder.feed([particle(1, items[0].getLocation())])
-    wait_for(lambda: seen(project, protocol) is not None and protocol.isFailed(), "the refusal")
+    wait_for_end(project, protocol)
+    assert protocol.isFailed()
     assert "64" in protocol.getErrorMessage()
 
 
@@ -282,7 +279,7 @@ def test_changed_parameters_are_not_mixed(project, items):
     kill(processes_of(protocol))
     protocol.fourierCropSize.set(12)
     go_on(project, protocol)
-    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    wait_for_end(project, protocol)
     assert "parameters have been changed" in protocol.getErrorMessage()
     assert protocol.outputParticles.getSize() == 8
 
@@ -339,13 +336,13 @@ def test_stacks_in_the_output_stay_as_they_are(project, items):
     write_stack(stack, images)
     protocol.skipCorrupt.set(False)
     go_on(project, protocol)
-    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    wait_for_end(project, protocol)
     assert "switch it on, or restart" in protocol.getErrorMessage()
     (path,) = protocol.outputParticles.getFiles()
     os.remove(path)  # lost, and the input has been mended: it would hold other particles
     protocol.skipCorrupt.set(True)
     go_on(project, protocol)
-    wait_for(lambda: seen(project, protocol) and not protocol.isActive(), "the end")
+    wait_for_end(project, protocol)
     assert "other particles, expected the same; restart" in protocol.getErrorMessage()
 
 
@@ -383,7 +380,8 @@ def test_an_open_set_that_closes_empty(project):
     assert seen(project, protocol) == 0
     assert protocol.isActive()
     feeder.feed([], close=True)
-    wait_for(lambda: seen(project, protocol) is not None and protocol.isFailed(), "the refusal")
+    wait_for_end(project, protocol)
+    assert protocol.isFailed()
     assert "none has come" in protocol.getErrorMessage()
 
 

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE, ALIGN_PROJ
 from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
-from ..core.alignment import Reading, shift_from_matrix
-from ..core.plan import Recenter
-from ..errors import DataError
-from ..tables import BadParticle, ParticleRow
+from ..core.alignment import Reading
+from .set_columns import matricesOf, tableOf
+
+MATRIX = "_transform._matrix"
 
 READINGS_2D = [None, Reading.SHIFT_THEN_ROTATE, Reading.ROTATE_THEN_SHIFT]  # None: automatic
 
@@ -30,6 +32,33 @@ def addReadingParam(form):
         "particles carry Xmipp's attributes (_xmipp_…), RELION's otherwise; the summary says which was used. "
         "3D alignments need no choice.",
     )
+
+
+class Aligned(NamedTuple):
+    """Alignments of some particles.
+
+    Attributes
+    ----------
+    texts : (n,) of their matrices as Scipion writes them, None for particles without
+    matrices : (n, 4, 4), with shifts in pixels of the particles; nan where there is none or it cannot be read
+    """
+
+    texts: list
+    matrices: np.ndarray
+
+    @classmethod
+    def fromTexts(cls, texts):
+        """From the texts alone."""
+        matrices = np.full((len(texts), 4, 4), np.nan)
+        there = [place for place, text in enumerate(texts) if text is not None]
+        if there:
+            matrices[there] = matricesOf([texts[place] for place in there])
+        return cls(texts, matrices)
+
+    @property
+    def areThere(self):
+        """(n,) bool: whether a particle has one, usable or not."""
+        return np.array([text is not None for text in self.texts], dtype=bool)
 
 
 class OwnAlignment:
@@ -85,19 +114,20 @@ class OwnAlignment:
                 "like it; choose that as 2D alignment convention in later runs"
             )
 
-    def load(self, apix):
-        """Make the matrices ready, in pixels of `apix` Å; returns what has them, by ``matrixOf``."""
-        return self
-
-    def matrixOf(self, particle):
-        """The matrix (4, 4) of a particle, or None where it has none."""
-        return _matrix(particle)
+    def of(self, block):
+        """The alignments of the particles of a Block that was read with MATRIX, as Aligned."""
+        return Aligned.fromTexts(block.texts(MATRIX))
 
 
 class _ConnectedAlignment(OwnAlignment):
     """The alignment of another set, by particle id. Its pixel size may differ."""
 
     connected = True
+
+    def __init__(self, particles, convention, apix):
+        """`particles` are those of the set; `apix` is the pixel size of the particles that are to be aligned by it."""
+        super().__init__(particles, convention)
+        self._apix = apix
 
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
@@ -117,17 +147,15 @@ class _ConnectedAlignment(OwnAlignment):
             ]
         return []
 
-    def load(self, apix):
-        """Read the matrices, their shifts scaled to pixels of `apix` Å."""
-        self._ids, self._matrices = _readMatrices(self._particles, apix)
-        return self
-
-    def matrixOf(self, particle):
-        """The matrix (4, 4) of a particle, or None where the set does not have it."""
-        place = np.searchsorted(self._ids, particle.getObjId())
-        if place == len(self._ids) or self._ids[place] != particle.getObjId():
-            return None
-        return self._matrices[place]
+    def of(self, block):
+        """The alignments that the set has for the particles of a Block, as Aligned, in pixels of the particles."""
+        texts = dict.fromkeys(block.ids.tolist())
+        for images in self._particles.sets():
+            found = tableOf(images).rows(block.ids, (MATRIX,), "enabled=1")
+            texts.update(zip(found.ids.tolist(), found.texts(MATRIX)))
+        aligned = Aligned.fromTexts(list(texts.values()))
+        aligned.matrices[:, :3, 3] *= self._particles.apix / self._apix
+        return aligned
 
 
 class Connected3D(_ConnectedAlignment):
@@ -147,40 +175,3 @@ def _readingOfItem(item):
     if any(name.startswith("_xmipp_") for name, _ in item.getAttributes()):
         return Reading.ROTATE_THEN_SHIFT
     return Reading.SHIFT_THEN_ROTATE
-
-
-def _readMatrices(particles, apix):
-    """Ids (count,), rising, and matrices (count, 4, 4) with shifts in pixels of `apix`."""
-    found = [(item.getObjId(), _matrix(item)) for item in particles.items() if item.getTransform() is not None]
-    ids = np.array([particleId for particleId, _ in found], dtype=np.int64)
-    matrices = np.array([matrix for _, matrix in found]).reshape(-1, 4, 4)
-    matrices[:, :3, 3] *= particles.apix / apix
-    order = np.argsort(ids, kind="stable")
-    return ids[order], matrices[order]
-
-
-def _matrix(item):
-    transform = item.getTransform()
-    return None if transform is None else np.asarray(transform.getMatrix(), dtype=np.float64)
-
-
-def particleRows(items, alignment, plan, bad):
-    """Those of particles that a job is to downsample, each with the shift that recentring is to use.
-
-    Those whose matrix makes no sense are appended to the list `bad` instead, even where their shift is not applied.
-    """
-    recentering = plan.recenter is not Recenter.NONE
-    for particle in items:
-        matrix = alignment.matrixOf(particle)
-        if matrix is None and (alignment.connected or recentering):
-            continue
-        name = particle.getObjId(), particle.getIndex(), particle.getFileName()
-        shift = (0.0, 0.0)
-        if matrix is not None:
-            try:
-                wanted = shift_from_matrix(matrix, alignment.reading)[:2]
-            except DataError as problem:
-                bad.append(BadParticle(*name, str(problem)))
-                continue
-            shift = wanted if recentering else shift
-        yield ParticleRow(*name, *shift)

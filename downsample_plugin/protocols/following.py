@@ -13,7 +13,7 @@ from pyworkflow.protocol import getProtocolFromDb
 
 from ..errors import DataError, PlanError
 from ..job import refusal
-from ..tables import write_bad_particles
+from ..tables import list_bad_particles
 from .messages import toldToTheUser
 from .results import OUTPUT_NAME, Results, Tally, newOutput
 from .stream import Batches, ParticleStream
@@ -44,8 +44,8 @@ class FollowsOpenSets:
                     self._collect(stream, batches)
                 count = self._readyToTake(stream)
                 if count:
-                    rows, bad = stream.take(count)
-                    job = batches.write(self.plan(), rows, self.particlesPerStack.get(), bad)
+                    block, bad = stream.take(count)
+                    job = batches.write(self.plan(), block, self.particlesPerStack.get(), bad)
                     output = self._finishBatch(job, output, stream, batches)
                 elif stream.isClosed or (stream.isEmpty and not self._someoneFills() and not stream.look()):
                     break
@@ -63,11 +63,11 @@ class FollowsOpenSets:
             self._sleep()
             stream.look()
         published = output.getIdSet() if output else set()
-        stream.passOver(published)
+        stream.passOver(list(published))
         for job in batches.jobs:
             self._checkSamePlan(job)
-            ids = set(job.particle_ids())
-            stream.passOver(ids)
+            ids = set(job.rows()["particle_id"].tolist())
+            stream.passOver([*ids, *(bad.particle_id for bad in job.bad_before())])
             if ids & published:
                 self._checkPublished(job, ids & published)
                 batches.count(job)
@@ -89,7 +89,8 @@ class FollowsOpenSets:
         if job.is_finished():
             return
         self._runProgram(job, job.stacks)
-        if {row.particle_id for row in job.results()} != published:
+        results = job.results()
+        if set(results["particle_id"][results["index"] > 0].tolist()) != published:
             raise DataError(
                 f"{job.folder}: stacks that the output refers to were lost, and made again from the input they have "
                 "other particles, expected the same; restart the run"
@@ -112,7 +113,7 @@ class FollowsOpenSets:
         if problems:
             raise PlanError(problems)
         plan = self.plan()
-        stream.collect(self.alignment().load(plan.apix_in), plan)
+        stream.collect(self.alignment(), plan)
         if stream.bad and not self.skipCorrupt:
             raise self._refusal(stream, batches)
 
@@ -125,12 +126,12 @@ class FollowsOpenSets:
         """All particles that cannot be used, so far, listed for people."""
         bad = sorted([*batches.bad, *stream.bad], key=lambda bad: bad.particle_id)
         if bad:
-            write_bad_particles(self._badPath(), bad)
+            list_bad_particles(self._badPath(), bad)
         return bad
 
     def _readyToTake(self, stream):
         """How many particles a batch is to take now: full stacks, or all if no more come or they have waited."""
-        count, full = len(stream.ready), self.particlesPerStack.get()
+        count, full = stream.readyCount, self.particlesPerStack.get()
         if not stream.isClosed and stream.waited() < self.streamingBatchWait.get():
             count -= count % full
         return min(count, MOST_STACKS_IN_A_BATCH * full)
@@ -152,27 +153,26 @@ class FollowsOpenSets:
         batches.count(job)
         if job.has_bad_particles() and not self.skipCorrupt:
             raise self._refusal(stream, batches)
-        if not job.has_images():
+        if not job.made_count:
             return output
         job.flush()
         particles = self.particles()
-        alignment = stream.alignment or self.alignment().load(job.plan.apix_in)
+        alignment = stream.alignment or self.alignment()
         if output is None:
             output = newOutput(particles, alignment, job.plan, self._getPath())
         else:
             output.enableAppend()
-        ids = list(job.particle_ids())
-        Results(job).fill(output, particles, alignment, f"id>={min(ids)} AND id<={max(ids)}")
+        Results(job).fillBatch(output, particles, alignment)
         self._describe(job.plan, self._tally(output, stream, batches), alignment, output)
         self._publish(output, Set.STREAM_OPEN)
         if self._age(self.picturePath()) > LONGEST_AGE_OF_PICTURE:
-            self._drawResult()
+            self._drawResult(batches.jobs)
         return output
 
     def _tally(self, output, stream, batches):
         """The numbers so far; the corrupt particles are listed."""
         corrupt = len(self._listBad(stream, batches))
-        return Tally(output.getSize(), stream.unaligned, stream.disabled, corrupt, batches.bytesOnDisk)
+        return Tally(output.getSize(), batches.images, stream.unaligned, stream.disabled, corrupt, batches.bytesOnDisk)
 
     def _publish(self, output, state):
         """Let others see what the output has now."""
@@ -196,7 +196,7 @@ class FollowsOpenSets:
             raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
         plan = batches.jobs[-1].plan
         self._describe(plan, self._tally(output, stream, batches), self.alignment(), output)
-        self._drawResult()
+        self._drawResult(batches.jobs)
         self._publish(output, Set.STREAM_CLOSED)
 
     @classmethod

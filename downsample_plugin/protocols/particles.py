@@ -13,6 +13,7 @@ from pyworkflow.mapper.sqlite import SqliteFlatMapperException
 
 from ..errors import DataError
 from ..readers import open_stack
+from .set_columns import tableOf
 
 PARTICLES_OR_CLASSES = "SetOfParticles,SetOfClasses2D,SetOfClasses3D"
 # What Scipion itself keeps on a particle; some of it only where there is any
@@ -80,6 +81,10 @@ class InputParticles:
     def count(self):
         """Number of particles, disabled ones too."""
         return sum(images.getSize() for images in self.sets())
+
+    def countWhere(self, where):
+        """Number of particles for which an SQL condition holds."""
+        return sum(tableOf(images).count(where) for images in self.sets())
 
     @property
     def apix(self):

@@ -18,7 +18,7 @@ from ..core.plan import DownsamplePlan, Recenter
 from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count, stack_problems
 from ..picture import draw_result
 from ..sample import Sample
-from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment, particleRows
+from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
 from .following import FollowsOpenSets
 from .form_downsample import (
     FILTER_SHAPES,
@@ -30,6 +30,7 @@ from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
 from .results import OUTPUT_NAME, Outputs, Results, Tally, describeRun, methodsSentence, newOutput
 from .stream import Batches
+from .wanted import wantedParticles
 
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
@@ -71,8 +72,13 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         with toldToTheUser():
             plan = self.plan()
             bad = []
-            rows = particleRows(self.particles().items(), self.alignment().load(plan.apix_in), plan, bad)
-            Job.write(self._getExtraPath(), plan, rows, self.particlesPerStack.get(), bad)
+            Job.write(self._getExtraPath(), plan, self._blocks(plan, bad), self.particlesPerStack.get(), bad)
+
+    def _blocks(self, plan, bad):
+        """The particles for a job, block after block; those that cannot be used go to the list `bad`."""
+        for wanted in wantedParticles(self.particles(), self.alignment(), plan):
+            bad += wanted.bad
+            yield wanted.forJob()
 
     def downsampleStep(self, part, parts, launched):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
@@ -86,13 +92,15 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
             (job,) = self.jobs()
             corrupt = job.check_done(self.skipCorrupt.get())
             job.flush()
-            particles, alignment = self.particles(), self.alignment().load(job.plan.apix_in)
+            particles, alignment = self.particles(), self.alignment()
             output = newOutput(particles, alignment, job.plan, self._getPath())
             results = Results(job)
             results.fill(output, particles, alignment)
-        tally = Tally(results.taken, results.missing - corrupt, results.disabled, corrupt, job.bytes_on_disk)
+        disabled = particles.countWhere("enabled<>1")
+        unaligned = particles.count - disabled - job.particle_count - len(job.bad_before())
+        tally = Tally(results.taken, job.made_count, unaligned, disabled, corrupt, job.bytes_on_disk)
         self._describe(job.plan, tally, alignment, output)
-        self._drawResult()
+        self._drawResult([job])
         self._defineOutputs(**{OUTPUT_NAME: output})
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_other_stacks()
@@ -114,10 +122,10 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
     def _badPath(self):
         return os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
 
-    def _drawResult(self):
-        """Draw the result picture. A run is not to fail for it, whatever goes wrong with fonts, memory or libraries."""
+    def _drawResult(self, jobs):
+        """Draw the result picture of jobs. A run is not to fail for it, whatever goes wrong with fonts or libraries."""
         try:
-            draw_result(self.picturePath(), Sample.of_jobs(self.jobs()))
+            draw_result(self.picturePath(), Sample.of_jobs(jobs))
         except Exception as error:
             self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
 
@@ -227,7 +235,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
         convention = READINGS_2D[self.alignment2DConvention.get()]
         for source, pointer in self._connections():
-            return source(InputParticles(pointer.get()), convention)
+            return source(InputParticles(pointer.get()), convention, self.particles().apix)
         return OwnAlignment(self.particles(), convention)
 
 

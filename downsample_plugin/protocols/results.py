@@ -13,11 +13,15 @@ from pyworkflow.object import Float
 from pyworkflow.utils import prettySize
 
 from .. import __version__
-from ..core.alignment import matrix_of_output
+from ..core.alignment import translations_of_output
 from ..core.geometry import round_half_away
 from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
+from .alignments import MATRIX
 from .particles import complete
+from .set_columns import tableOf, textsMoved
+from .set_writer import SetWriter
+from .wanted import FILE, INDEX, PLACE, wantedParticles
 
 
 class Outputs(enum.Enum):
@@ -38,62 +42,89 @@ def shiftRecord(particle):
 
 
 class Results:
-    """The program's results, read along with the input set: both are in the order of the set.
+    """The results of a job, for the particles of an input that it was written for.
 
-    Counts the particles `taken` over, and those of the set that have no result: `disabled` or `missing`.
+    Counts the particles `taken` over.
     """
 
     def __init__(self, job):
         self._plan, self._folder = job.plan, job.folder
-        self._rows = job.results()
-        self._next = next(self._rows, None)
-        self.taken = self.disabled = self.missing = 0
+        self._paths = np.array(["", *(stack.path for stack in job.stacks)], dtype=object)
+        self._results = job.results()
+        self.taken = 0
 
-    def fill(self, output, particles, alignment, where="1"):
-        """Append the particles that have results to an output set, of those for which an SQL condition holds.
+    def fill(self, output, particles, alignment):
+        """Append the particles that have images to an output set.
 
-        Raises DataError if a result has no particle: the set is not the one that the program worked on.
+        Raises DataError if the particles are not those that the job was written for.
         """
+        self._fill(output, particles, alignment, wantedParticles(particles, alignment, self._plan), atOnce=False)
+
+    def fillBatch(self, output, particles, alignment):
+        """The same for a job that was written for some of the particles; they appear all at once."""
+        ids = self._results["particle_id"]
+        between = f"id>={ids.min()} AND id<={ids.max()}"
+        wanted = (each.only(ids) for each in wantedParticles(particles, alignment, self._plan, between))
+        self._fill(output, particles, alignment, wanted, atOnce=True)
+
+    def _fill(self, output, particles, alignment, allWanted, atOnce):
         attributes = particles.attributesOfPrograms()
-        output.copyItems(
-            particles.allItems(where),
-            doClone=False,
-            itemSelectedCallback=self._has,
-            updateItemCallback=lambda particle, _: self._update(particle, alignment, attributes),
-        )
-        if self._next is not None:
+        begin = 0
+        with SetWriter(output, lambda item: _prepare(item, attributes, alignment), atOnce) as writer:
+            for wanted in allWanted:
+                results = self._results[begin : begin + len(wanted.places)]
+                begin += len(wanted.places)
+                self._check(wanted.ids, results)
+                good = results["index"] > 0
+                results, places = results[good], wanted.places[good]
+                writer.append(
+                    wanted.images, wanted.block.ids[places], self._changes(wanted, places, results, alignment)
+                )
+                self.taken += len(places)
+        self._check(self._results["particle_id"][begin:], self._results[:0])
+
+    def _check(self, ids, results):
+        """Raise DataError unless the particles are those of the results."""
+        if not np.array_equal(ids, results["particle_id"]):
             raise DataError(
-                f"{self._folder}: it has a result for particle {self._next.particle_id}, which is not in the input "
-                "set, expected the same particles in the same order: the set was changed meanwhile; restart the run"
+                f"{self._folder}: its results are not those of the particles in the input set, expected the same "
+                "particles in the same order: the set was changed meanwhile; restart the run"
             )
 
-    def _has(self, particle):
-        """Whether the next result is this particle's."""
-        if self._next is not None and self._next.particle_id == particle.getObjId():
-            self.taken += 1
-            return True
-        if particle.isEnabled():
-            self.missing += 1
-        else:
-            self.disabled += 1
-        return False
+    def _changes(self, wanted, places, results, alignment):
+        """What output particles have instead of what the input particles had: image, alignment, coordinate, record."""
+        plan, applied = self._plan, np.stack([results["shift_x"], results["shift_y"]], axis=1)
+        changes = {INDEX: results["index"], FILE: self._paths[results["stack"]]}
+        texts = [wanted.aligned.texts[place] for place in places.tolist()]
+        aligned = np.array([text is not None for text in texts], dtype=bool)
+        if aligned.any():
+            matrices = wanted.aligned.matrices[places[aligned]]
+            moved = translations_of_output(matrices, applied[aligned], plan.scale, alignment.reading)
+            new = iter(textsMoved([text for text in texts if text is not None], moved))
+            changes[MATRIX] = [None if text is None else next(new) for text in texts]
+        for label, d in zip(PLACE, applied.T):
+            if label in tableOf(wanted.images):
+                old = wanted.block.floats(label)[places]
+                changes[label] = _whole((old - d) * plan.scale)
+        for name, d in zip(SHIFT_RECORDS, applied.T):
+            changes[name] = d * plan.apix_in
+        return changes
 
-    def _update(self, particle, alignment, attributes):
-        """Turn an input particle into its output: image, alignment, coordinate, and the record of its shift."""
-        complete(particle, attributes)
-        plan, result = self._plan, self._next
-        self._next = next(self._rows, None)
-        applied = (result.shift_x, result.shift_y)
-        particle.setLocation(result.image_index, result.image_file)
-        matrix = alignment.matrixOf(particle)
-        if matrix is not None:
-            particle.setTransform(Transform(matrix_of_output(matrix, applied, plan.scale, alignment.reading)))
-        coordinate = particle.getCoordinate()
-        if coordinate is not None and coordinate.getX() is not None:
-            position = round_half_away((np.array(coordinate.getPosition()) - applied) * plan.scale)
-            coordinate.setPosition(*position.tolist())
-        for name, shift in zip(SHIFT_RECORDS, applied):
-            setattr(particle, name, Float(shift * plan.apix_in))
+
+def _prepare(item, attributes, alignment):
+    """Give the first particle the attributes that all of the output have."""
+    complete(item, attributes)
+    if alignment.connected and not item.hasTransform():
+        item.setTransform(Transform())
+    for name in SHIFT_RECORDS:
+        setattr(item, name, Float())
+
+
+def _whole(values):
+    """Values (n,) rounded to whole numbers, halves away from zero; None where there is none."""
+    there = np.isfinite(values)
+    rounded = iter(round_half_away(values[there]).tolist())
+    return [next(rounded) if each else None for each in there.tolist()]
 
 
 def newOutput(particles, alignment, plan, folder):
@@ -106,9 +137,10 @@ def newOutput(particles, alignment, plan, folder):
 
 
 class Tally(NamedTuple):
-    """What became of the particles of a run, in numbers, and the bytes on disk of those that came out."""
+    """What became of the particles of a run, in numbers, the images that stand for them, and their bytes on disk."""
 
     taken: int
+    images: int
     unaligned: int
     disabled: int
     corrupt: int
@@ -118,8 +150,10 @@ class Tally(NamedTuple):
 def describeRun(plan, tally, particles, alignment, output, badPath):
     """What was done, a line each; the corrupt particles are listed in `badPath`."""
     yield f"{tally.taken} particles: {plan.summary()}"
+    if tally.images < tally.taken:
+        yield f"{tally.images} images stand for them: particles of the same image and shift share it"
     with contextlib.suppress(DataError):  # the first image may be one of those that cannot be read
-        before = prettySize(tally.taken * particles.bytesPerImage())
+        before = prettySize(tally.images * particles.bytesPerImage())
         yield f"Images on disk: {before} → {prettySize(tally.bytesOnDisk)}"
     if plan.recenter is not Recenter.NONE:
         yield f"Recentred ({plan.recenter.value}) by {alignment.describe()}"

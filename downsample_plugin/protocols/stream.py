@@ -6,8 +6,12 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
+
 from ..job import Job
-from .alignments import particleRows
+from ..tables import ParticleBlock
+from .set_columns import tableOf
+from .wanted import FILE, INDEX, MATRIX, wantedOf
 
 BATCHES = "batches"  # folder of the jobs of what came at a time
 
@@ -20,7 +24,6 @@ class ParticleStream:
     Attributes
     ----------
     alignment : the alignment of what has been collected
-    ready : ParticleRows that may be taken, by their ids
     bad : BadParticles found so far in what has not been taken yet
     unaligned, disabled : number of particles passed over for good
     """
@@ -28,16 +31,18 @@ class ParticleStream:
     def __init__(self, particles, connected):
         """`particles` and, if an alignment is connected, its set, as InputParticles."""
         self._particles, self._connected = particles, connected
-        self._seen = set()  # in batches, ready, or passed over
+        self._seen = _Ids()  # of all rows that were noted: in batches, ready, waiting, or passed over
         self._isSettled = self._isFresh = False
         self.alignment = None
-        self.ready, self.bad = [], []
+        self.bad = []
+        self._ready = []  # ParticleBlocks
+        self._waiting = []  # Blocks of particles that have no alignment yet
         self._stamps = self._since = None
         self.unaligned = self.disabled = 0
 
     def passOver(self, ids):
         """Particles that batches have taken before."""
-        self._seen.update(ids)
+        self._seen.add(self._seen.without(np.unique(np.asarray(ids, dtype=np.int64))))
 
     def look(self):
         """Read anew what the sets say of themselves, if their files have changed; returns whether they had."""
@@ -69,44 +74,107 @@ class ParticleStream:
         return self._particles.first() is None or bool(self._connected and self._connected.first() is None)
 
     def collect(self, alignment, plan):
-        """Take note of particles that have become ready. The alignment is to be loaded."""
+        """Take note of particles that have become ready."""
         self.alignment, self._isFresh = alignment, False
-        mayCome = alignment.connected and self._connected.isOpen
-        last = max(self._seen, default=0)
-        self._scan(self._particles.allItems(f"id>{last}"), alignment, plan, mayCome)
-        if len(self._seen) < self._particles.count:  # some came with lower ids, or wait for their alignment
-            self._scan(self._particles.allItems(), alignment, plan, mayCome)
-        self.ready.sort(key=lambda row: row.particle_id)
-        if self.ready and self._since is None:
+        (images,) = self._particles.sets()
+        waiting, self._waiting = self._waiting, []
+        for block in waiting:
+            self._note(images, block, plan)
+        self._noteNew(images, f"id>{self._seen.largest}", plan)
+        if self._seen.count < self._particles.count:  # some came with lower ids
+            self._noteNew(images, "1", plan)
+        if not (alignment.connected and self._connected.isOpen):
+            self.unaligned += sum(map(len, self._waiting))
+            self._waiting = []
+        if self.readyCount and self._since is None:
             self._since = time.monotonic()
 
-    def _scan(self, items, alignment, plan, mayCome):
-        for item in items:
-            particleId = item.getObjId()
-            if particleId in self._seen:
-                continue
-            if not item.isEnabled():
-                self.disabled += 1
-            else:
-                before = len(self.bad)
-                rows = list(particleRows([item], alignment, plan, self.bad))
-                self.ready += rows
-                if not rows and len(self.bad) == before:  # it has no alignment
-                    if mayCome:
-                        continue
-                    self.unaligned += 1
-            self._seen.add(particleId)
+    def _noteNew(self, images, where, plan):
+        """Take note of particles for which an SQL condition holds, but for those that were seen."""
+        for block in tableOf(images).blocks((INDEX, FILE, MATRIX), where):
+            isNew = np.isin(block.ids, self._seen.without(block.ids))
+            self._seen.add(block.ids[isNew])
+            self.disabled += int(np.count_nonzero(isNew & ~block.enabled))
+            self._note(images, block.only(np.flatnonzero(isNew & block.enabled)), plan)
+
+    def _note(self, images, block, plan):
+        """Take note of enabled particles: they are ready, cannot be used, or wait for their alignment."""
+        wanted = wantedOf(images, block, self.alignment, plan)
+        self.bad += wanted.bad
+        if len(wanted.places):
+            self._ready.append(wanted.forJob())
+        if len(wanted.lacking):
+            self._waiting.append(block.only(wanted.lacking))
+
+    @property
+    def readyCount(self):
+        """Number of particles that may be taken."""
+        return sum(len(block.particle_ids) for block in self._ready)
 
     def take(self, count):
-        """The first so many rows that are ready, which are then taken; and the bad particles so far."""
-        rows, self.ready = self.ready[:count], self.ready[count:]
+        """The first so many of the particles that are ready, by their ids, as a ParticleBlock; and the bad ones so far.
+
+        They are taken then.
+        """
+        ready = _joined(self._ready)
+        order = np.argsort(ready.particle_ids, kind="stable")
+        taken, rest = _of(ready, order[:count]), _of(ready, order[count:])
+        self._ready = [rest] if len(rest.particle_ids) else []
         bad, self.bad = self.bad, []
-        self._since = time.monotonic() if self.ready else None
-        return rows, bad
+        self._since = time.monotonic() if self._ready else None
+        return taken, bad
 
     def waited(self):
         """For how many seconds particles have been ready."""
         return 0.0 if self._since is None else time.monotonic() - self._since
+
+
+class _Ids:
+    """A set of ids, 8 bytes each."""
+
+    def __init__(self):
+        self._parts = []
+        self.count, self.largest = 0, 0
+
+    def add(self, ids):
+        """Add ids (n,) that it does not have."""
+        if len(ids):
+            self._parts.append(ids)
+            self.count += len(ids)
+            self.largest = max(self.largest, int(ids.max()))
+
+    def without(self, ids):
+        """Those of ids (n,) that it does not have."""
+        if not self.count or (len(ids) and ids.min() > self.largest):
+            return ids
+        self._parts = [np.concatenate(self._parts)]
+        return ids[~np.isin(ids, self._parts[0])]
+
+
+def _joined(blocks):
+    """One ParticleBlock of several."""
+    names = {}
+    files = [
+        np.array([names.setdefault(name, len(names)) for name in block.file_names])[block.files] for block in blocks
+    ]
+    columns = zip(*((block.particle_ids, block.image_indices, block.shifts) for block in blocks))
+    ids, indices, shifts = (np.concatenate(column) for column in columns)
+    return ParticleBlock(ids, np.concatenate(files), list(names), indices, shifts)
+
+
+def _numbers(names, known):
+    """Numbers of names; new ones are added to those that are known."""
+    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int32)
+
+
+def _of(block, places):
+    """The rows of a ParticleBlock at some places."""
+    return block._replace(
+        particle_ids=block.particle_ids[places],
+        files=block.files[places],
+        image_indices=block.image_indices[places],
+        shifts=block.shifts[places],
+    )
 
 
 class Batches:
@@ -116,36 +184,34 @@ class Batches:
     ----------
     jobs : all of them, in their order
     bad : BadParticles of those that have been counted
-    bytesOnDisk : of the output stacks of those
+    images, bytesOnDisk : of the output stacks of those
     """
 
     def __init__(self, folder):
         """Read those that are in a run's folder."""
         self._folder = os.path.join(folder, BATCHES)
-        paths = [Job.path_in(folder), *(Job.path_in(os.path.join(self._folder, name)) for name in self._names())]
+        names = sorted(os.listdir(self._folder)) if os.path.isdir(self._folder) else []
+        batches = [name for name in names if os.path.exists(Job.path_in(os.path.join(self._folder, name)))]
+        paths = [Job.path_in(folder), *(Job.path_in(os.path.join(self._folder, name)) for name in batches)]
         self.jobs = [Job.read(path) for path in paths if os.path.exists(path)]
-        self.bad, self.bytesOnDisk = [], 0
+        self._number = int(batches[-1].split("_")[1]) if batches else 0  # of the last one
+        self.bad, self.images, self.bytesOnDisk = [], 0, 0
 
     @staticmethod
     def areIn(folder):
         """Whether an open set was followed in a run's folder."""
         return os.path.isdir(os.path.join(folder, BATCHES))
 
-    def write(self, plan, rows, particlesPerStack, bad):
-        """A new job."""
-        last = max((name for name in self._names() if self._hasJob(name)), default=f"batch_{0:06d}")
-        folder = os.path.join(self._folder, f"batch_{int(last.split('_')[1]) + 1:06d}")
+    def write(self, plan, block, particlesPerStack, bad):
+        """A new job for a ParticleBlock."""
+        self._number += 1
+        folder = os.path.join(self._folder, f"batch_{self._number:06d}")
         os.makedirs(folder, exist_ok=True)  # it may be there without a job, of a run that was killed just then
-        self.jobs.append(Job.write(folder, plan, rows, particlesPerStack, bad))
+        self.jobs.append(Job.write(folder, plan, [block], particlesPerStack, bad))
         return self.jobs[-1]
 
     def count(self, job):
         """Take note of what a job that is done has left."""
         self.bad += job.bad_particles(job.stacks)
+        self.images += job.made_count
         self.bytesOnDisk += job.bytes_on_disk
-
-    def _names(self):
-        return sorted(os.listdir(self._folder)) if os.path.isdir(self._folder) else []
-
-    def _hasJob(self, name):
-        return os.path.exists(Job.path_in(os.path.join(self._folder, name)))

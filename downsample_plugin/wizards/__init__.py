@@ -15,8 +15,8 @@ from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
 from ..protocols import ProtDownsampleParticles, ProtShiftParticleCenter
-from ..protocols.alignments import particleRows
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
+from ..protocols.wanted import wantedParticles
 from ..readers import ImageReader
 from ..volumes import read_volume
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
@@ -91,13 +91,14 @@ def _previewOf(protocol, **cleared):
     problems = alignment.problems(plan.recenter is not Recenter.NONE)
     if problems:
         raise DataError("\n".join(problems))
-    row = next(particleRows(particles.firstFew(TRIED), alignment.load(plan.apix_in), plan, []), None)
-    if row is None:
+    tried = next(wantedParticles(particles, alignment, plan, rows=TRIED), None)
+    if tried is None or not len(tried.places):
         raise DataError(f"Input particles: none of the first {TRIED} has an alignment that can be used.")
+    first = tried.forJob()
     with ImageReader() as reader:
-        stack = reader.open(row.image_file)
-        image = stack.read(stack.number_of(row.image_index))
-    return plan, lambda asked: downsample_images(image[None], asked, [(row.shift_x, row.shift_y)])[0][0]
+        stack = reader.open(first.file_names[0])
+        image = stack.read(stack.number_of(int(first.image_indices[0])))
+    return plan, lambda asked: downsample_images(image[None], asked, first.shifts[:1])[0][0]
 
 
 class DownsampleCropSizeWizard(_Wizard):

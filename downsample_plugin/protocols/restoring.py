@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The full-size particles of downsampled ones: found, and written with the new alignment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from pwem.constants import ALIGN_NONE
+from pwem.objects import Transform
+from pyworkflow.object import Integer
+
+from ..core.alignment import shifts_of, translations_of_full_size
+from .alignments import MATRIX
+from .image_tables import sourcesOf
+from .left_out import othersThan, withoutUse
+from .particles import complete
+from .results import SHIFT_RECORDS
+from .set_columns import tableOf, textsMoved
+from .set_writer import Carried, SetWriter
+from .tracing import TRACED_BY
+
+FULL_SIZE_ID = "_fullSizeId"  # an attribute of each output particle, if there are several for one
+_CLASS_ID = "_classId"
+
+
+class Found(NamedTuple):
+    """Particles of which the full-size ones are found.
+
+    Attributes
+    ----------
+    ids : (n,)
+    fullSizeIds : (n,)
+    translations : (n, 3) of the new matrices, in px of the full-size images; None without alignment
+    """
+
+    ids: np.ndarray
+    fullSizeIds: np.ndarray
+    translations: np.ndarray | None
+
+    def take(self, kept):
+        """Some of them, by a mask (n,)."""
+        return Found(*(column if column is None else column[kept] for column in self))
+
+
+class Restored:
+    """The full-size particles of the input particles.
+
+    Attributes
+    ----------
+    isExpanded : whether several input particles have the same one
+    runs : the runs that they have come through
+    byId : number of those that were found by their ids
+    """
+
+    def __init__(self, particles, way, alignment, leftOut):
+        """Find them.
+
+        Parameters
+        ----------
+        particles : the input, InputParticles
+        way : the WayBack of the input
+        alignment : that of the input; its `kind` may be none
+        leftOut : LeftOut, which is told of those that cannot be found or have no usable alignment
+        """
+        self._particles, self._originals, self._leftOut = particles, way.fullSize.byId(), leftOut
+        self._alignment = None if alignment.kind == ALIGN_NONE else alignment
+        self._apix = way.fullSize.apix
+        self._scale = self._apix / particles.apix
+        # without a new alignment the full-size particles keep theirs, which may tell those of one image apart
+        tracer = way.tracer(mustTell=self._alignment is None and way.fullSize.alignment != ALIGN_NONE)
+        self._found = [(source.table, self._find(tracer, source)) for source in sourcesOf(particles)]
+        self.runs, self.byId = tracer.runs, tracer.byId
+        allIds = [each.fullSizeIds for _, found in self._found for each in found]
+        self.isExpanded = bool(allIds) and _hasDuplicates(np.concatenate(allIds))
+
+    def _find(self, tracer, source):
+        """A list of Found, block by block, for a Source of the input."""
+        labels = (*TRACED_BY, *([MATRIX] if self._alignment else []))
+        return [self._findBlock(tracer, source, block) for block in source.table.blocks(labels, "enabled=1")]
+
+    def _findBlock(self, tracer, source, block):
+        origins, translations, reasons = tracer.trace(source, block), None, {}
+        if self._alignment:
+            aligned, reading = self._alignment.of(block), self._alignment.reading
+            reasons = withoutUse(aligned, shifts_of(aligned.matrices, reading))
+            applied = origins.shifts / self._apix
+            translations = translations_of_full_size(aligned.matrices, applied, self._scale, reading)
+        reasons.update(origins.reasons)
+        self._leftOut.add(source.table, block.ids, reasons)
+        return Found(block.ids, origins.ids, translations).take(othersThan(reasons, len(block)))
+
+    def fill(self, output):
+        """Append them to an output set, with what the input particles have to say."""
+        attributes = self._particles.attributesOfPrograms()
+        attributes = {name: kind for name, kind in attributes.items() if name not in SHIFT_RECORDS}
+        with SetWriter(output, lambda item: self._prepare(item, attributes)) as writer:
+            for table, blocks in self._found:
+                for found in blocks:
+                    found = self._thatAreThere(table, found)
+                    carried = Carried(table, found.ids, tuple(attributes), (_CLASS_ID,))
+                    newIds = found.ids if self.isExpanded else None
+                    writer.append(self._originals, found.fullSizeIds, self._changes(table, found), newIds, carried)
+
+    def _prepare(self, item, attributes):
+        """Give the first particle the attributes that all of the output have."""
+        complete(item, attributes)
+        if self._alignment and not item.hasTransform():
+            item.setTransform(Transform())
+        if self.isExpanded:
+            setattr(item, FULL_SIZE_ID, Integer())
+
+    def _thatAreThere(self, table, found):
+        """Those that the full-size particles have, disabled or not."""
+        ids = tableOf(self._originals).rows(np.unique(found.fullSizeIds)).ids
+        areThere = np.isin(found.fullSizeIds, ids)
+        reasons = {
+            place: f"the full-size particles have none of id {found.fullSizeIds[place]}"
+            for place in np.flatnonzero(~areThere).tolist()
+        }
+        self._leftOut.add(table, found.ids, reasons)
+        return found.take(areThere)
+
+    def _changes(self, table, found):
+        """What output particles have instead of what the full-size ones had: {label: values}."""
+        changes = {}
+        if self._alignment:
+            # read again instead of kept: the texts take more room than all the rest
+            changes[MATRIX] = textsMoved(table.rows(found.ids, (MATRIX,)).texts(MATRIX), found.translations)
+        if self.isExpanded:
+            changes[FULL_SIZE_ID] = found.fullSizeIds
+        return changes
+
+
+def _hasDuplicates(ids):
+    return len(np.unique(ids)) < len(ids)
