@@ -81,6 +81,17 @@ def test_a_constant_image_cannot_be_normalised():
         downsample_images(np.full((1, 32, 32), 7.3, dtype=np.float32), plan)
 
 
+def test_noise_of_rounding_is_no_background():
+    """A high-pass takes the offset away, and what float32 has rounded of a smooth image with it is not its noise."""
+    y, x = np.indices((64, 64))
+    rounded = (1e6 / 3 + 1e-3 * x + 2e-3 * y).astype(np.float32)[None]
+    plan = DownsamplePlan(64, 1.0, fourier_crop_size=32, highpass_resolution=40.0, normalize=True)
+    with pytest.raises(DataError, match="background beyond radius 16 px: its deviation is"):
+        downsample_images(rounded, plan)
+    noisy = rounded + np.random.default_rng(0).normal(size=rounded.shape).astype(np.float32)
+    downsample_images(noisy, plan)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "settings", [{"fourier_crop_size": 16}, {"crop_size": 16}, {"crop_size": 40}, {"float16": True}]

@@ -44,8 +44,8 @@ class BackgroundNormalizer:
         """
         values, other = self._values, self._other
         np.copyto(values, image)
-        level, slope_x, slope_y = self._fit @ self._sums(np.multiply(values, self._background, out=other))
-        plane = np.matmul(self._terms @ [[level, slope_x], [slope_y, 0.0]], self._terms.T, out=other)
+        at_origin, slope_x, slope_y = self._fit @ self._sums(np.multiply(values, self._background, out=other))
+        plane = np.matmul(self._terms @ [[at_origin, slope_x], [slope_y, 0.0]], self._terms.T, out=other)
         values -= plane
         pixels = np.multiply(values, self._background, out=other).reshape(-1)
         deviation = np.sqrt((pixels @ pixels) / self._count)
