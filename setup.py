@@ -47,7 +47,7 @@ setup(
         ]
     },
     packages=find_packages(include=["downsample_plugin", "downsample_plugin.*"]),
-    package_data={"downsample_plugin": ["protocols.conf", "*.png", "templates/*.json.template"]},
+    package_data={"downsample_plugin": ["protocols.conf", "*.png", "templates/*.json.template", "launcher/*.py"]},
     entry_points={
         "pyworkflow.plugin": ["downsample_plugin = downsample_plugin"],
         "console_scripts": ["downsample-particles = downsample_plugin.__main__:main"],

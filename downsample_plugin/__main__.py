@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``python -m downsample_plugin`` is the command ``downsample-particles``."""
 
+import os
 import sys
 
 
 def main() -> int:
     """Run the command; stopped while it is still being loaded, it ends quietly."""
     try:
+        _forget_the_current_folder()
         from .cli import main
 
         return main()
     except KeyboardInterrupt:
         return 130
+
+
+def _forget_the_current_folder() -> None:
+    """Have Python import nothing from there, as it does by ``-m``."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        return
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 import xmippLib
 
+import downsample_plugin
 from downsample_plugin.core import DownsamplePlan, downsample_images
 
 from .scipion_sets import Row, downsample, image_of, items_of, pairs, particle, particle_set, write_job, write_stack
@@ -165,3 +167,53 @@ def test_another_format_through_the_protocol(project):
     expected, _ = downsample_images(noise(), PLAN)
     for item, image in pairs(items_of(output), expected):
         assert np.array_equal(image_of(item), image)
+
+
+HOSTILE = "import sys; sys.stderr.write('run from the current folder'); sys.exit(3)\n"
+IMPORTED = [
+    "secrets",
+    "numpy",
+    "tqdm",
+    "json",
+    "argparse",
+    "pyfftw",
+    "mrcfile",
+    "scipy",
+    "emtable",
+    "warnings",
+    "pkgutil",
+]
+
+
+def hostile(folder):
+    """Modules that are not to be imported, by the names of those that the program or Python itself imports."""
+    for name in (*IMPORTED, "functools", "downsample_plugin", "cli", "core"):
+        (folder / f"{name}.py").write_text(HOSTILE)
+
+
+@pytest.mark.parametrize("way", ["the file", "by -m"])
+def test_nothing_is_imported_from_the_current_folder(here, way):
+    write_stack("in.mrcs", noise())
+    job = write_job("job", PLAN, [Row(i, i, "in.mrcs", 0, 0) for i in (1, 2, 3, 4)], 100)
+    package = Path(downsample_plugin.__file__).parent
+    hostile(here)
+    command = [sys.executable, str(package / "launcher" / "downsample_particles.py")]
+    if way == "by -m":  # what Python itself imports by then cannot be helped
+        for name in ("warnings", "pkgutil", "functools", "downsample_plugin"):
+            (here / f"{name}.py").unlink()
+        command = [sys.executable, "-m", "downsample_plugin"]
+    done = subprocess.run([*command, job.path, "--jobs", "1"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert job.is_finished()
+
+
+def test_a_project_with_modules_in_its_folder(project):
+    """The protocol's program imports none of them."""
+    stack = write_stack("in_project.mrcs", noise())
+    given = particle_set(project, [particle(i, (i, stack)) for i in (1, 2, 3, 4)], 1.5)
+    hostile(Path())
+    try:
+        assert downsample(project, given, fourierCropSize=16).outputParticles.getSize() == 4
+    finally:
+        for path in Path().glob("*.py"):
+            path.unlink()

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
@@ -32,6 +33,7 @@ from .results import OUTPUT_NAME, Outputs, Results, Tally, describeRun, methodsS
 from .stream import Batches
 from .wanted import wantedParticles
 
+LAUNCHER = str(Path(__file__).parents[1] / "launcher" / "downsample_particles.py")
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
@@ -107,7 +109,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
 
     def _runProgram(self, job, stacks, share=""):
         skip = "--skip-corrupt " if self.skipCorrupt else ""
-        arguments = f"-m downsample_plugin {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
+        arguments = f"{shlex.quote(LAUNCHER)} {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
         with contextlib.suppress(subprocess.CalledProcessError):
             self.runJob(shlex.quote(sys.executable), arguments)
         job.check_worked_on(stacks)
