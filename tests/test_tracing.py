@@ -47,7 +47,8 @@ class World:
         rng = self._rng = np.random.default_rng(seed)
         count = 40
         full = rng.choice(1000, count, replace=False)
-        self.full = newSet("full", [item(key, i + 1, f"full_{i % 3}.mrcs") for i, key in enumerate(full.tolist())])
+        items = [item(key, i + 1, f"full_{i % 3}.mrcs") for i, key in enumerate(full.tolist())]
+        self.full = [newSet("full", items[::2]), newSet("more", items[1::2])]  # such as two classes
         shifts = rng.normal(size=(count, 2)).round(2) * 5
         places = rng.permutation(count).tolist()
         first = [
@@ -80,7 +81,7 @@ def traced(world, particles, order=1, named=0, **settings):
     from downsample_plugin.protocols.tracing import TRACED_BY, Stage, Tracer
 
     stages = [
-        Stage("first run", sources(world.first), sources(world.full)),
+        Stage("first run", sources(world.first), sources(*world.full)),
         Stage("second run", sources(world.second), sources(world.between)),
     ]
     files = [f"full_{i}.mrcs" for i in range(3)]
@@ -92,6 +93,11 @@ def traced(world, particles, order=1, named=0, **settings):
         for block in source.table.blocks(TRACED_BY, rows=7)
     ]
     return tracer, found
+
+
+def reasonsOf(found):
+    """{id: why it cannot be found}"""
+    return {int(ids[i]): why for ids, origins in found for i, why in origins.reasons.items()}
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -123,31 +129,44 @@ def test_the_run_that_is_named():
 def test_what_the_input_has_no_more():
     world = World(6)
     gone = world.mix[0][3]
-    update(world.full.getFileName(), {"enabled": 0}, f"id={gone}")
+    for part in world.full:
+        update(part.getFileName(), {"enabled": 0}, f"id={gone}")
     _, found = traced(world, sources(world.particles))
-    failed = {int(ids[i]): why for ids, origins in found for i, why in origins.reasons.items()}
-    assert failed == {
+    assert reasonsOf(found) == {
         key: "the downsample run's input does not have it any more"
         for key, *_, origin, _ in world.mix
         if origin == gone
     }
 
 
+def test_a_run_whose_input_is_gone():
+    """Its output has the ids yet: they count where the full-size particles are chosen."""
+    world = World(9)
+    full, world.full = world.full, []
+    _, found = traced(world, sources(world.particles), chosen=sources(*full))
+    assert not any(origins.reasons for _, origins in found)
+    assert np.concatenate([origins.ids for _, origins in found]).tolist() == [origin for *_, origin, _ in world.mix]
+    _, found = traced(world, sources(world.particles))
+    why = "it comes from other full-size particles than the run that is named"
+    assert all(origins.reasons == dict.fromkeys(range(len(ids)), why) for ids, origins in found)
+
+
 def test_chosen_particles_that_are_numbered_otherwise():
     """Their images count, not their ids; where they lack an image, the id may lead to another one's."""
     world = World(7)
-    rows = [(1000 + full.getObjId(), full.getLocation()) for full in world.full if full.getObjId() != world.mix[0][3]]
+    gone = world.mix[0][3]
+    rows = [(1000 + item.getObjId(), item.getLocation()) for part in world.full for item in part]
+    rows = [(key, location) for key, location in rows if key != 1000 + gone]
     chosen = newSet("chosen", [item(key, *location) for key, location in rows])
     _, found = traced(world, sources(world.particles), chosen=sources(chosen))
     ids = np.concatenate([origins.ids for _, origins in found]).tolist()
-    gone = world.mix[0][3]
     assert ids == [origin + 1000 * (origin != gone) for *_, origin, _ in world.mix]
 
 
 def test_records_that_are_missing():
     """The run's output tells then; where neither does, it is not made up."""
     world = World(8)
-    lost = world.mix[3][1]
+    number, lost = next((key, location) for key, location, *_ in world.mix if location[1] != "second.mrcs")
     update(world.particles.getFileName(), dict.fromkeys(RECORDS))
     for made in (world.first, world.second):
         update(
@@ -156,10 +175,11 @@ def test_records_that_are_missing():
             f"{column(made, '_index')}={lost[0]} AND {column(made, '_filename')}='{lost[1]}'",
         )
     _, found = traced(world, sources(world.particles))
-    failed = {int(ids[i]) for ids, origins in found for i in origins.reasons}
-    assert world.mix[3][0] in failed
-    reasons = {why for _, origins in found for why in origins.reasons.values()}
-    assert reasons == {"neither it nor the downsampled particle has a record of its shift"}
+    failed = reasonsOf(found)
+    assert number in failed
+    assert set(failed.values()) == {"neither it nor the downsampled particle has a record of its shift"}
+    _, named = traced(world, sources(world.particles), named=1)
+    assert "its image has not come through" in reasonsOf(named)[number]  # the first reason counts
     ways = {key: shift for key, *_, shift in world.mix if key not in failed}
     shifts = {key: origins.shifts[i] for ids, origins in found for i, key in enumerate(ids.tolist()) if key in ways}
     assert ways.keys() == shifts.keys()
@@ -167,11 +187,12 @@ def test_records_that_are_missing():
 
 
 class Repeated:
-    """A run that was repeated: its images show what they show now. All have a pixel size of 1.5 Å and one micrograph."""
+    """A run that was repeated. All particles have a pixel size of 1.5 Å, and are of one micrograph."""
 
     def __init__(self, now):
         """`now` are (x, y), in px, and record, in Å, of each output particle."""
-        self.full = self.between = newSet("full", [item(i + 1, i + 1, "full_0.mrcs") for i in range(len(now))])
+        self.between = newSet("full", [item(i + 1, i + 1, "full_0.mrcs") for i in range(len(now))])
+        self.full = [self.between]
         self.first = newSet("first", self.items(now))
         self.second = newSet("second", [item(1, 1, "nothing.mrcs", (0, 0))])
 

@@ -35,8 +35,10 @@ class WayBack:
         self._given = next(iter(self._runsThatMade(downsampled.files())), None)
         self._isChosen = fullSize.exists  # by the user; else it is what the named run leads to
         self._lasting = set(fullSize.files())  # images that are full size already
+        self._inputFiles = {}  # of runs; it takes a look at each particle to know them
         self.fullSize = fullSize if self._isChosen else self._endOf(self._given)
         self._lasting = set(self.fullSize.files())
+        self._made = self._runsThatMade(particles.files())
         self.problems = self._problems()
 
     def _problems(self):
@@ -52,9 +54,8 @@ class WayBack:
             ]
         if self.fullSize.isSameSet(self._particles):
             return ["Full-size particles: they are the input particles themselves, expected full-size ones."]
-        made = self._runsThatMade(self._particles.files())
-        if self._given is not None and made and not any(self._given in self._chain(run) for run in made):
-            names = ", ".join(map(nameOf, made))
+        if self._given is not None and self._made and not any(self._given in self._chain(run) for run in self._made):
+            names = ", ".join(map(nameOf, self._made))
             return [
                 f"Downsampled particles: they are of the run {nameOf(self._given)}, and the input particles are images "
                 f"of {names}, expected the run that the input particles come from; choose its output."
@@ -74,8 +75,9 @@ class WayBack:
             run = waiting.pop()
             if run not in runs:
                 runs.append(run)
-                files = _inputOf(run).files()
-                waiting += self._runsThatMade([name for name in files if name not in self._lasting])
+                if run not in self._inputFiles:
+                    self._inputFiles[run] = set(_inputOf(run).files())
+                waiting += self._runsThatMade(self._inputFiles[run] - self._lasting)
         return runs
 
     def _endOf(self, run):
@@ -86,8 +88,7 @@ class WayBack:
 
     def tracer(self, mustTell):
         """What traces the particles; `mustTell` is that of Tracer."""
-        made = self._runsThatMade(self._particles.files())
-        runs = dict.fromkeys(each for run in [*made, *filter(None, [self._given])] for each in self._chain(run))
+        runs = dict.fromkeys(each for run in [*self._made, *filter(None, [self._given])] for each in self._chain(run))
         stages = {run: Stage(run, sourcesOf(_outputOf(run)), sourcesOf(_inputOf(run))) for run in runs}
         fullSize = sourcesOf(self.fullSize)
         if self._given is None:
