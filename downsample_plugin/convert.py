@@ -22,7 +22,7 @@ from .core import checks
 from .core.plan import DownsamplePlan, Recenter
 from .errors import DataError, PlanError
 from .job import BAD_PARTICLES_NAME, DEFAULT_PARTICLES_PER_STACK, Job, check_done, finished_problem
-from .output_stack import STACK_NAME
+from .output_stack import STACK_NAME, remove_files
 from .program import run_job
 from .progress import progress
 from .readers import open_stack
@@ -99,7 +99,7 @@ def _convert(
     if bad:
         print(f"Left out: {bad} corrupt particles, listed in {_bad_path(request.folder)}", file=out)
     for job in jobs.values():
-        job.remove_other_stacks()
+        job.remove_earlier_stacks()
     if star:
         _write_star(request, star, plans, list(jobs.values()), workers, out)
     print(f"Done: {os.path.join(request.folder, STAR_NAME) if star else request.folder}", file=out)
@@ -280,6 +280,8 @@ def _holds_another(folder: str, plans: Mapping[ImageGroup, DownsamplePlan]) -> b
 
 def _check_apart(request: Request, image_files: Iterable[str]) -> None:
     """PlanError if the output would go over the input, or is to go where files of its names are no run's."""
+    if os.path.lexists(request.folder) and not os.path.isdir(request.folder):
+        raise PlanError([f"-o: {request.folder} is a file, expected a folder for what comes out; give another name."])
     folder = os.path.realpath(request.folder)
     for path in (request.source, *image_files):
         real = os.path.realpath(path)
@@ -306,13 +308,11 @@ def _group_folders(folder: str) -> list[str]:
 def _remove_run(folder: str) -> None:
     """Remove what an earlier run left in a folder, and nothing else."""
     groups = _group_folders(folder)
-    for path in [folder, *groups]:
-        if _is_run(path):
-            Job.remove(path)
+    runs = [path for path in (folder, *groups) if _is_run(path)]
+    for path in runs:
+        Job.remove(path)
     for path in groups:
         with contextlib.suppress(OSError):  # somebody keeps other things there
             os.rmdir(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(folder, STAR_NAME))
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(_bad_path(folder))
+    if runs:
+        remove_files(os.path.join(folder, STAR_NAME), _bad_path(folder))

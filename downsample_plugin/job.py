@@ -13,7 +13,7 @@ The folder of a job holds::
 
 Each output stack is a unit of its own, so any number of processes on any machines can share a job, and a
 job that was stopped goes on where it was. Another job in the same folder, the second say, has ``tables_2`` and
-``particles_000001_2.mrcs``: the stacks of a job that was finished stay until ``remove_other_stacks``, since a
+``particles_000001_2.mrcs``: the stacks of a job that was finished stay until ``remove_earlier_stacks``, since a
 set may still refer to them.
 
 Image files are named as the caller sees them: relative names lead from the current folder.
@@ -21,6 +21,7 @@ Image files are named as the caller sees them: relative names lead from the curr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 import itertools
@@ -28,7 +29,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ from .core import checks
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
 from .fingerprints import fingerprint
-from .output_stack import IMAGES_NAME, STACK_NAME, OutputStack, remove_files, write_json
+from .output_stack import IMAGES_NAME, OutputStack, remove_files, stack_name, write_json
 from .tables import (
     ROW,
     WANTED,
@@ -54,7 +55,7 @@ from .tables import (
     write_bad,
     write_names,
 )
-from .whole_files import PART_PATTERN, remove_abandoned
+from .whole_files import PART_PATTERN, alone_in, part_name, remove_abandoned
 
 DEFAULT_PARTICLES_PER_STACK = 10000
 NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
@@ -77,6 +78,8 @@ class Job:
     images_per_stack: int
     fingerprint: str
     generation: int = 1  # of the jobs in this folder
+    #: generations of earlier jobs whose output stacks may be there still, and how many each had
+    earlier: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def write(
@@ -96,12 +99,26 @@ class Job:
         job in the folder that is done is a problem.
         """
         _check(job_problems(plan, images_per_stack))
-        old = _job_in(folder)
-        if old is None:
-            _check(_foreign_problems(folder))
         particles = collect(blocks, plan.recenter)
+        os.makedirs(folder, exist_ok=True)
+        with alone_in(folder):
+            return cls._written(folder, plan, particles, images_per_stack, bad, over_finished)
+
+    @classmethod
+    def _written(
+        cls,
+        folder: str,
+        plan: DownsamplePlan,
+        particles: Particles,
+        images_per_stack: int,
+        bad: Sequence[BadParticle],
+        over_finished: bool,
+    ) -> Job:
+        """``write`` for all particles, while no other program looks at the folder."""
+        old = cls._in(folder)
+        if old is None:
+            _check(_foreign_problems(folder, ["tables", BAD_PARTICLES_NAME]))
         if bad and not len(particles.rows):
-            os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, BAD_PARTICLES_NAME)
             raise refusal(bad, list_bad_particles(path, bad), path)
         _check(_count_problems(len(particles.rows)))
@@ -113,15 +130,17 @@ class Job:
             images_per_stack,
             fingerprint(plan, images_per_stack, particles, bad),
             old.generation + 1 if old else 1,
+            (*old.earlier, (old.generation, len(old.stacks))) if old else (),
         )
         if old is not None:
             if job.fingerprint == old.fingerprint:
                 return old
             if not over_finished and old.is_finished():
                 raise PlanError([finished_problem(folder)])
-            if not old.is_finished():
-                unfinished = old._stack_names()
-                cls._remove_stacks_in(folder, lambda name: name in unfinished)
+        _check(_foreign_problems(folder, [os.path.basename(job.tables), *(stack.name for stack in job.stacks)]))
+        if old is not None and not old.is_finished():
+            for stack in old.stacks:
+                stack.remove()
         job._start(particles, bad)
         if old is not None:
             shutil.rmtree(old.tables, ignore_errors=True)
@@ -129,15 +148,20 @@ class Job:
 
     def _start(self, particles: Particles, bad: Sequence[BadParticle]) -> None:
         """Put the tables in place, then, at one stroke, the description that makes them the job."""
-        new_tables = os.path.join(self.folder, "tables.new")
-        shutil.rmtree(new_tables, ignore_errors=True)
+        new_tables = part_name(self.tables)
         os.makedirs(new_tables)
         write_array(os.path.join(new_tables, PARTICLES_NAME), particles.rows)
         write_array(os.path.join(new_tables, IMAGES_NAME), particles.images)
         write_names(os.path.join(new_tables, FILES_NAME), particles.file_names)
         write_bad(os.path.join(new_tables, BAD_BEFORE_NAME), bad)
-        shutil.rmtree(self.tables, ignore_errors=True)
+        for name in _tables_of_nobody(self.folder):
+            if os.path.join(self.folder, name) != new_tables:
+                shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+        shutil.rmtree(self.tables, ignore_errors=True)  # of a program that was killed just before the next line but one
         os.rename(new_tables, self.tables)
+        self._describe()
+
+    def _describe(self) -> None:
         description = {
             "plan": self.plan.to_dict(),
             "particles": self.particle_count,
@@ -145,6 +169,7 @@ class Job:
             "imagesPerStack": self.images_per_stack,
             "fingerprint": self.fingerprint,
             "generation": self.generation,
+            "earlier": self.earlier,
         }
         write_json(self.path, description)
 
@@ -169,6 +194,7 @@ class Job:
                 int(description["imagesPerStack"]),
                 str(description["fingerprint"]),
                 int(description["generation"]),
+                tuple((int(generation), int(stacks)) for generation, stacks in description["earlier"]),
             )
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"{path}: it cannot be read as a job ({error!r}); write the job again") from error
@@ -177,14 +203,26 @@ class Job:
         return job
 
     @classmethod
+    def _in(cls, folder: str) -> Job | None:
+        """The job in a folder, if there is one; PlanError if its description is that of something else."""
+        path = cls.path_in(folder)
+        try:
+            return cls._described(path) if os.path.lexists(path) else None
+        except DataError as error:
+            problem = f"{path}: it is no job of this version of the program, expected one or none"
+            raise PlanError([f"{problem}; restart the run, or give another folder."]) from error
+
+    @classmethod
     def remove(cls, folder: str) -> None:
-        """Remove the job in a folder, with its tables and stacks, and nothing else."""
-        cls._remove_stacks_in(folder, lambda name: True)
-        for name in os.listdir(folder):
-            if re.fullmatch(r"tables(_\d+|\.new)?", name):
-                shutil.rmtree(os.path.join(folder, name))
-            elif name in ("job.json", BAD_PARTICLES_NAME):
-                os.remove(os.path.join(folder, name))
+        """Remove the job in a folder, with its tables and stacks and those of earlier ones, and nothing else."""
+        with alone_in(folder):
+            job = cls._in(folder)
+            if job is not None:
+                job.remove_earlier_stacks()
+                for stack in job.stacks:
+                    stack.remove()
+                shutil.rmtree(job.tables, ignore_errors=True)
+                remove_files(os.path.join(folder, BAD_PARTICLES_NAME), job.path)
 
     # ---- where things are ------------------------------------------------------------------------------
 
@@ -227,20 +265,13 @@ class Job:
         """The output stacks that process `part`, from 1, of so many is to make."""
         return self.stacks[part - 1 :: parts]
 
-    def remove_other_stacks(self) -> None:
+    def remove_earlier_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""
-        own = self._stack_names()
-        self._remove_stacks_in(self.folder, lambda name: name not in own)
-
-    def _stack_names(self) -> set[str]:
-        return {stack.name for stack in self.stacks}
-
-    @staticmethod
-    def _remove_stacks_in(folder: str, unwanted: Callable[[str], bool]) -> None:
-        for name in os.listdir(folder):
-            stack = re.sub(PART_PATTERN + "$", "", name)
-            if STACK_NAME.fullmatch(stack) and unwanted(stack):
-                remove_files(os.path.join(folder, name))
+        for generation, count in self.earlier:
+            for number in range(1, count + 1):
+                remove_files(os.path.join(self.folder, stack_name(number, generation)))
+        if self.earlier:
+            dataclasses.replace(self, earlier=())._describe()
 
     def remove_abandoned(self, stacks: Iterable[OutputStack]) -> None:
         """Remove unfinished files of these output stacks that nobody writes any more."""
@@ -385,24 +416,26 @@ def stack_problems(images_per_stack: int) -> list[str]:
     return [f"Particles per stack: got {images_per_stack}, expected 1 or more; {usual}"]
 
 
-def _job_in(folder: str) -> Job | None:
-    try:
-        return Job._described(Job.path_in(folder))
-    except (DataError, PlanError):
-        return None
-
-
 def finished_problem(folder: str) -> str:
     """That a run is not to be lost by mistake."""
     return f"{folder}: it holds a finished run already; add --force to start anew, or give another folder."
 
 
-def _foreign_problems(folder: str) -> list[str]:
-    """What stands in the way of a first job in a folder: things of its names that no job has made."""
-    tables = os.path.join(folder, "tables")
-    if os.path.lexists(tables) and not os.path.exists(os.path.join(tables, PARTICLES_NAME)):
-        return [f"{tables}: it is there and not of a run of this program, expected none; give another folder."]
-    return []
+def _foreign_problems(folder: str, names: Sequence[str]) -> list[str]:
+    """What stands in the way of a new job in a folder: things of its names that no job has made."""
+    there = set(os.listdir(folder)).intersection(names)
+    for name in there:  # what a program leaves that is killed before it has described its job
+        if name.startswith("tables") and os.path.exists(os.path.join(folder, name, PARTICLES_NAME)):
+            there = there - {name}
+    if not there:
+        return []
+    path = os.path.join(folder, min(there))
+    return [f"{path}: it is there and not of a run of this program, expected none; give another folder."]
+
+
+def _tables_of_nobody(folder: str) -> list[str]:
+    """Unfinished folders of tables of programs that were killed: only one program at a time writes one."""
+    return [name for name in os.listdir(folder) if re.fullmatch(r"tables(_\d+)?" + PART_PATTERN, name)]
 
 
 def _count_problems(count: int) -> list[str]:

@@ -30,7 +30,7 @@ from .fingerprints import checksum, size_and_time, word_sums
 from .readers import open_stack
 from .stacks import StackWriter
 from .tables import MADE, WANTED, read_array, read_bad, write_array, write_bad
-from .whole_files import whole_file
+from .whole_files import remove_abandoned, whole_file
 
 STACK_NAME = re.compile(r"particles_\d{6,}(_\d+)?\.mrcs")
 IMAGES_NAME = "images.npy"  # of the images that a job wants, in its folder of tables
@@ -61,8 +61,7 @@ class OutputStack:
     @property
     def path(self) -> str:
         """The stack: named by number, so that no two inputs can collide."""
-        of_generation = f"_{self.generation}" if self.generation > 1 else ""
-        return os.path.join(self.folder, f"particles_{self.number:06d}{of_generation}.mrcs")
+        return os.path.join(self.folder, stack_name(self.number, self.generation))
 
     @property
     def name(self) -> str:
@@ -172,6 +171,11 @@ class OutputStack:
         if os.path.exists(self.record_path):
             remove_files(self.record_path, self.made_path, self.path)
 
+    def remove(self) -> None:
+        """Remove it, whatever there is of it."""
+        remove_files(self.path)
+        remove_abandoned(self.folder or ".", [self.name])
+
     def tidy(self) -> None:
         """Remove what earlier attempts at it have to say."""
         remove_files(self.bad_path, self.error_path)
@@ -219,6 +223,11 @@ class OutputStack:
             file = os.open(self.path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)
+
+
+def stack_name(number: int, generation: int) -> str:
+    """Name of an output stack, by its number, from 1, and the generation of its job."""
+    return f"particles_{number:06d}" + (f"_{generation}" if generation > 1 else "") + ".mrcs"
 
 
 def remove_files(*paths: str) -> None:

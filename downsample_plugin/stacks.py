@@ -17,7 +17,7 @@ from mrcfile.utils import mode_from_dtype
 from numpy.typing import NDArray
 
 from . import __version__
-from .whole_files import claim, part_name
+from .whole_files import create_part, part_name
 
 LABEL = f"scipion-em-downsample {__version__}"
 
@@ -39,8 +39,7 @@ class StackWriter:
 
     def create(self) -> None:
         """Make the unfinished stack, of its full size: writing into it is several times faster than making it grow."""
-        self._file = open(self.part_path, "x+b")  # noqa: SIM115
-        claim(self._file)
+        self._file = create_part(self.part_path, mode="x+b")
         self._file.truncate(self.bytes)
 
     def finish(self, statistics: NDArray[np.void], kept: NDArray[np.bool_]) -> None:

@@ -19,10 +19,15 @@ def part_name(path: str) -> str:
     return f"{path}.{secrets.token_hex(8)}.part"
 
 
-def claim(file: IO[Any]) -> None:
-    """Mark an unfinished file as this process's: as long as it is open here, it is not abandoned."""
-    with contextlib.suppress(OSError):  # some disks of clusters have no locks; there nothing is ever abandoned
-        fcntl.flock(file, fcntl.LOCK_EX)
+def create_part(path: str, **settings: Any) -> IO[Any]:
+    """Create an unfinished file and mark it as this process's: as long as it is open here, it is not abandoned."""
+    while True:
+        file: IO[Any] = open(path, **settings)  # noqa: SIM115
+        with contextlib.suppress(OSError):  # some disks of clusters have no locks; there nothing is ever abandoned
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            return file
+        file.close()  # another process has taken it for abandoned before it was marked
 
 
 def remove_abandoned(folder: str, names: Collection[str]) -> None:
@@ -37,6 +42,18 @@ def remove_abandoned(folder: str, names: Collection[str]) -> None:
             with contextlib.suppress(OSError), open(path, "rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.remove(path)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Wait until no other program is in this context for the folder, and keep others waiting meanwhile."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager
@@ -57,8 +74,7 @@ def whole_binary_file(path: str) -> Iterator[BinaryIO]:
 def _whole(path: str, **settings: Any) -> Iterator[Any]:
     part_path = part_name(path)
     try:
-        with open(part_path, **settings) as file:
-            claim(file)
+        with create_part(part_path, **settings) as file:
             yield file
         os.replace(part_path, path)
     except BaseException:

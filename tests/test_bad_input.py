@@ -344,5 +344,5 @@ def test_folders_that_cannot_be_written(here):
     with open("file", "w"):
         pass
     done = run("a.mrcs", "--apix", "1", "-o", "file", "--box", "16")
-    assert done.returncode == cli.EXIT_DATA
-    assert "Not a directory, expected files and folders that can be read and written" in done.stderr
+    assert done.returncode == cli.EXIT_USAGE
+    assert "-o: file is a file, expected a folder for what comes out; give another name." in done.stderr

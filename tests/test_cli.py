@@ -385,6 +385,68 @@ def test_what_is_no_runs_stays(here, capsys, force):
     assert Path("out/pixel_size_9/x").exists()
 
 
+OWN_NAMES = ["particles_000001.mrcs", "tables/x", "bad_particles.star", "job.json", "particles.star"]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("name", OWN_NAMES)
+def test_what_no_run_has_made_is_never_touched(here, capsys, name, force):
+    """Things that have a run's names before there is a run: refused by name, whatever is asked for."""
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    foreign = Path("out", name)
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    command("in.mrcs", "-o", "out", "--box", "16", *force, code=2)
+    error = capsys.readouterr().err
+    assert f"out/{name.split('/')[0]}: it is " in error
+    assert "give another folder" in error
+    assert foreign.read_text() == "mine"
+    assert [path for path in Path("out").rglob("*") if path.is_file()] == [foreign]
+
+
+@pytest.mark.parametrize("name", ["particles_000009.mrcs", "particles_000001_7.mrcs", "tables_9/x", "tables.new/x"])
+def test_what_lies_beside_a_run_stays(here, name):
+    """Even where it has such a name as another run might have given it."""
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    command("in.mrcs", "-o", "out", "--box", "16")
+    foreign = Path("out", name)
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_text("mine")
+    command("in.mrcs", "-o", "out", "--box", "18", "--force")
+    assert foreign.read_text() == "mine"
+    assert images_of_file("out/particles_000001.mrcs").shape == (3, 18, 18)
+
+
+def test_a_name_that_is_taken_when_a_run_goes_on_otherwise(here, capsys):
+    """A run of other parameters over an unfinished one takes new names, but none that somebody has."""
+    write_stack("in.mrcs", noise(3), voxel_size=1.5)
+    command("in.mrcs", "-o", "out", "--box", "16")
+    os.remove("out/particles_000001.mrcs")  # as if it had been stopped
+    Path("out/particles_000001_2.mrcs").write_text("mine")
+    command("in.mrcs", "-o", "out", "--box", "18", code=2)
+    assert "out/particles_000001_2.mrcs: it is there and not of a run of this program" in capsys.readouterr().err
+    assert Path("out/particles_000001_2.mrcs").read_text() == "mine"
+
+
+@pytest.mark.parametrize("source", ["in.mrcs", "in.star"])
+def test_the_same_command_many_times_at_once(here, source):
+    """They share the work, or one says that it is done."""
+    optics_star([(0, 0)] * 40)
+    write_stack("in.mrcs", noise(200), voxel_size=1.5)
+    arguments = [sys.executable, "-m", "downsample_plugin", source, "-o", "out", "--box", "16", "--jobs", "1"]
+    started = [subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(6)]
+    errors = [(process.communicate(timeout=60)[1].decode(), process.returncode) for process in started]
+    for error, code in errors:
+        assert (code, error) == (0, "") or (code == 2 and "it holds a finished run already" in error), error
+    assert any(code == 0 for _, code in errors)
+    command(source, "-o", "alone", "--box", "16")
+    files = {path.relative_to("alone") for path in Path("alone").rglob("*.mrcs")}
+    assert files == {path.relative_to("out") for path in Path("out").rglob("*.mrcs")}
+    for name in files:
+        assert Path("out", name).read_bytes() == Path("alone", name).read_bytes()
+    assert not list(Path("out").rglob("*.part"))
+
+
 def test_a_finished_run_of_another_sort_is_not_replaced(here, capsys):
     write_stack("in.mrcs", noise(3), voxel_size=1.5)
     optics_star([(0, 0), (0, 0)])

@@ -255,7 +255,7 @@ def test_finished_stacks_stay_until_they_are_replaced(here):
     third = write_job("[job]", PLAN, rows[:3], 20)
     assert outputs(third) == finished, "of the unfinished one nothing stays"
     assert run(third).returncode == 0
-    third.remove_other_stacks()
+    third.remove_earlier_stacks()
     assert outputs(third).keys() == {"particles_000001_3.mrcs"}
     assert sorted(os.listdir("[job]")) == ["job.json", "particles_000001_3.mrcs", "tables_3"]
 

@@ -105,7 +105,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         self._drawResult([job])
         self._defineOutputs(**{OUTPUT_NAME: output})
         self._defineTransformRelation(self.inputParticles, output)
-        job.remove_other_stacks()
+        job.remove_earlier_stacks()
 
     def _runProgram(self, job, stacks, share=""):
         skip = "--skip-corrupt " if self.skipCorrupt else ""
