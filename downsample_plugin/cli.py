@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import signal
@@ -22,18 +23,18 @@ sys.modules.update(_NO_SCIPY)  # type: ignore[arg-type]
 from . import __version__  # noqa: E402
 from .convert import Request, convert  # noqa: E402
 from .core.plan import Recenter  # noqa: E402
+from .cores import leave_the_binding, usable_cores  # noqa: E402
+from .crew import help_out, leading  # noqa: E402
 from .errors import DataError, PlanError  # noqa: E402
 from .job import Job, refusal  # noqa: E402
-from .program import run_job  # noqa: E402
+from .program import Crew, run_job  # noqa: E402
 from .progress import progress  # noqa: E402
+from .ranks import Launch, launched  # noqa: E402
 
 for _name in _NO_SCIPY:
     del sys.modules[_name]
 
 EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-
-# How Open MPI and the MPICH family tell a process its rank and their number
-MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 
 DESCRIPTION = """\
 Downsample cryo-EM particles: crop or pad the box, recentre, Fourier crop to coarser
@@ -47,32 +48,31 @@ examples:
 A STAR file comes out as DIR/particles.star, of RELION 3.1+ (optics groups) or 3.0 as it
 came, with the images, sizes, pixel sizes, origins and coordinates of the new particles
 and all else untouched. The same command again goes on with a run that was stopped.
-Under mpirun the first process does a stack or STAR file, with the workers of all.
+Under mpirun or srun all processes work on it together; the first of them speaks.
 Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out, 130 stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 done, 1 bad data, 2 a request that cannot be carried out."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    launch = launched()
+    if launch.rank:
+        return _help(launch, arguments)
+    options = _options(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
     try:
-        process, processes = _mpi_part()
-        workers = options.jobs or (1 if processes > 1 else len(os.sched_getaffinity(0)))
-        if options.input.endswith(".json"):
-            _run(Job.read(options.input), options.part or (process, processes), workers, options.skip_corrupt)
-        else:
-            if options.output is None:
-                parser.error("-o DIR is needed: the folder for what comes out")
-            if options.part is not None:
-                raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
-            if process == 1:
-                if processes > 1:
-                    _leave_the_one_core()
-                convert(_request(options), workers * processes, options.force, options.skip_corrupt, sys.stdout)
+        workers = _workers(options, launch)
+        with leading(_folder(options), launch) as crew:
+            if _is_job(options):
+                _run(options, workers, crew)
+            else:
+                if options.part is not None:
+                    raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
+                convert(_request(options), workers, options.force, options.skip_corrupt, sys.stdout, crew)
+            if crew.summary():
+                print(crew.summary(), flush=True)
     except KeyboardInterrupt:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
@@ -90,34 +90,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(job: Job, part: tuple[int, int], workers: int, skip_corrupt: bool) -> None:
-    """Make the output stacks of one part of a job."""
-    stacks = job.share(*part)
+def _help(launch: Launch, arguments: Sequence[str] | None) -> int:
+    """Be one of the processes of a launch that the first one leads, and say nothing: it says all.
+
+    The exit code is 0 even then: with another one mpirun would end the first before it has spoken.
+    """
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            options = _options(arguments)
+    except SystemExit:
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        help_out(_folder(options), launch, _workers(options, launch))
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    return 0
+
+
+def _run(options: argparse.Namespace, workers: int, crew: Crew) -> None:
+    """Make the output stacks of a job, or of one part of it."""
+    job, (part, parts) = Job.read(options.input), options.part or (1, 1)
+    stacks = job.share(part, parts)
     count = sum(stack.size for stack in stacks)
-    of_parts = f" (part {part[0]} of {part[1]})" if part[1] > 1 else ""
+    of_parts = f" (part {part} of {parts})" if parts > 1 else ""
     print(f"downsample-particles {__version__}: {count} images{of_parts}, {job.plan.summary()}", flush=True)
     with progress(count) as advance:
-        run_job(job, stacks, workers, advance, skip_corrupt)
+        run_job(job, stacks, workers, advance, options.skip_corrupt, crew)
     job.check_worked_on(stacks)
     bad = job.bad_particles(stacks)
-    if bad and not skip_corrupt:
+    if bad and not options.skip_corrupt:
         raise refusal(bad, len(bad), job.tables)
     if bad:
         print(f"Left out: {len(bad)} corrupt particles, listed in {job.tables}", flush=True)
     print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
 
 
-def _mpi_part() -> tuple[int, int]:
-    """The part of a job that is this process's under mpirun, which starts the same command many times; else all."""
-    for rank, size in MPI_VARIABLES:
-        if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]) + 1, int(os.environ[size])
-    return 1, 1
+def _is_job(options: argparse.Namespace) -> bool:
+    return bool(options.input.endswith(".json"))
 
 
-def _leave_the_one_core() -> None:
-    """Let workers run on any core of the computer: mpirun binds each process to one."""
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not _is_job(options) and options.output is None:
+        parser.error("-o DIR is needed: the folder for what comes out")
+    return options
+
+
+def _folder(options: argparse.Namespace) -> str:
+    """Where the output goes."""
+    return (os.path.dirname(options.input) if _is_job(options) else options.output) or "."
+
+
+def _workers(options: argparse.Namespace, launch: Launch) -> int:
+    if launch.bound_by_habit:
+        leave_the_binding()
+    return options.jobs or usable_cores(launch)
 
 
 def _request(options: argparse.Namespace) -> Request:
@@ -180,7 +209,8 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs",
         type=_positive,
         metavar="J",
-        help="worker processes (default: all cores that this process may use, or 1 to each process under mpirun)",
+        help="worker processes (default: the cores that this process may really use, the least of those it is bound "
+        "to, its control group's CPU quota and SLURM's --cpus-per-task; under mpirun or srun, its share of them)",
     )
     add(
         "--skip-corrupt",
@@ -194,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_part,
         metavar="K/N",
         help="of a job: make every N-th output stack only, from the K-th, so that N commands on any machines share it "
-        "(default: all, or under mpirun the share of the process's rank)",
+        "(default: all)",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

@@ -8,7 +8,6 @@ import math
 import multiprocessing
 import os
 import re
-import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,7 +22,7 @@ from .core.plan import DownsamplePlan, Recenter
 from .errors import DataError, PlanError
 from .job import BAD_PARTICLES_NAME, DEFAULT_PARTICLES_PER_STACK, Job, check_done, finished_problem
 from .output_stack import STACK_NAME, remove_files
-from .program import run_job
+from .program import Crew, run_job
 from .progress import progress
 from .readers import open_stack
 from .relion import Particles, RelionStar
@@ -33,7 +32,7 @@ from .star import Block
 from .star_rows import text_of
 from .tables import ParticleBlock
 from .whole_files import remove_abandoned, whole_binary_file
-from .worker import STOP_SIGNALS, end_with
+from .worker import be_a_child
 
 STAR_NAME = "particles.star"
 
@@ -59,18 +58,26 @@ class Request:
         return self.wishes["recenter"] is not Recenter.NONE
 
 
-def convert(request: Request, workers: int, force: bool, skip_corrupt: bool, out: TextIO) -> None:
-    """Carry out a request, saying to `out` what is done. DataError or PlanError if it cannot be.
+def convert(
+    request: Request, workers: int, force: bool, skip_corrupt: bool, out: TextIO, crew: Crew | None = None
+) -> None:
+    """Carry out a request, with a crew, saying to `out` what is done. DataError or PlanError if it cannot be.
 
     Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced. Leaves
     particles out that cannot be used if they may be skipped.
     """
     with RelionStar(request.source, request.apix) if request.is_star else contextlib.nullcontext() as star:
-        _convert(request, star, workers, force, skip_corrupt, out)
+        _convert(request, star, workers, force, skip_corrupt, out, crew)
 
 
 def _convert(
-    request: Request, star: RelionStar | None, workers: int, force: bool, skip_corrupt: bool, out: TextIO
+    request: Request,
+    star: RelionStar | None,
+    workers: int,
+    force: bool,
+    skip_corrupt: bool,
+    out: TextIO,
+    crew: Crew | None,
 ) -> None:
     particles = _star_particles(request, star) if star else []
     groups = star.groups if star else [_stack_group(request)]
@@ -94,7 +101,7 @@ def _convert(
             print(f"Mind: {warning}", file=out)
     with progress(sum(job.image_count for job in jobs.values())) as advance:
         for job in jobs.values():
-            run_job(job, job.stacks, workers, advance, skip_corrupt)
+            run_job(job, job.stacks, workers, advance, skip_corrupt, crew)
     bad = check_done(list(jobs.values()), request.folder, skip_corrupt)
     if bad:
         print(f"Left out: {bad} corrupt particles, listed in {_bad_path(request.folder)}", file=out)
@@ -235,7 +242,7 @@ def _texts(new: NewStar, outcomes: _Outcomes, workers: int) -> Iterator[bytes]:
     """The text of the new file, piece after piece; worker processes rewrite the rows, a few blocks ahead."""
     under_way: deque[bytes | Future[bytes]] = deque()
     context = multiprocessing.get_context("fork")  # they have the STAR file open
-    with ProcessPoolExecutor(workers, context, _start_rewriter, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, be_a_child, (os.getpid(),)) as pool:
         try:
             for piece in new.pieces():
                 if isinstance(piece, Block):
@@ -248,13 +255,6 @@ def _texts(new: NewStar, outcomes: _Outcomes, workers: int) -> Iterator[bytes]:
                 yield _finished(under_way.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _start_rewriter(parent: int) -> None:
-    end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _finished(piece: bytes | Future[bytes]) -> bytes:

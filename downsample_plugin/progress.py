@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ SECONDS_BETWEEN_LOG_LINES = 10
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[int], object]]:
     """Show progress over `total` images; gives the function to be told how many more are done."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns:  # mpirun's terminal has none
         from tqdm import tqdm  # only here: importing it takes as long as many images
 
         with tqdm(total=total, unit=" images", file=sys.stdout) as bar:

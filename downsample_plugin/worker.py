@@ -51,14 +51,19 @@ _images: NDArray[Any]  # to be written
 def start_worker(plan: DownsamplePlan, parent: int) -> None:
     """Make ready for pieces of a plan; this process ends with its parent, whose process number is given."""
     global _downsampler, _images
-    end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    be_a_child(parent)
     _downsampler = Downsampler(plan)
     bytes_of_block = _downsampler.block * plan.box_out**2 * _downsampler.dtype.itemsize
     count = max(BYTES_PER_WRITE // bytes_of_block, 1) * _downsampler.block
     _images = np.empty((count, plan.box_out, plan.box_out), dtype=_downsampler.dtype)
+
+
+def be_a_child(parent: int) -> None:
+    """Leave it to the parent, whose process number is given, when this process ends."""
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def end_with(parent: int) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The protocol under MPI and under a real queue, with README's hosts.conf: the same bytes, and nothing lost."""
+"""The protocol under MPI and under a real queue, with README's hosts.conf: the same bytes, and nothing lost.
+
+The command by itself under mpirun and srun: test_crew.py.
+"""
 
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -84,24 +86,11 @@ def mpi(monkeypatch):
         monkeypatch.setenv(name, "1")
 
 
-def test_a_stack_under_mpirun(tmp_path, mpi):
-    write_stack(tmp_path / "in.mrcs", np.random.default_rng(1).normal(size=(20, BOX, BOX)))
-    found = []
-    for folder, start in (("alone", []), ("together", ["mpirun", "-np", "3"])):
-        options = ["--apix", "1", "--box", "16", "-o", folder]
-        command = [*start, sys.executable, "-m", "downsample_plugin", "in.mrcs", *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout.count("Done: ") == 1
-        found.append((tmp_path / folder / "particles_000001.mrcs").read_bytes())
-    assert found[0] == found[1]
-
-
 def test_mpi(project, given, expected, mpi):
     protocol = downsample(project, given, **{**SETTINGS, "numberOfMpi": 2})
     assert stacks_of(protocol) == expected
     assert "mpirun -np 2" in log_of(protocol)
-    assert "(part 1 of 2)" in log_of(protocol)
-    assert "(part 2 of 2)" in log_of(protocol)
+    assert "Images made by each of 2 processes: " in log_of(protocol)
 
 
 def test_the_whole_run_as_one_job(project, given, expected, slurm):

@@ -11,7 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli
+from downsample_plugin import cli, program
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 from downsample_plugin.errors import DataError, PlanError
@@ -91,6 +91,19 @@ def test_more_pieces_than_are_under_way_at_once(here, monkeypatch):
     expected, _ = downsample_images(images, PLAN, [(row.shift_x, row.shift_y) for row in rows])
     found = np.concatenate([mrcfile.read(job.stacks[i - 1].path) for i in (1, 2, 3)])
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("workers, pieces", [(1, 4), (2, 8), (5, 20), (20, 20)])
+def test_small_stacks_are_cut_finer_so_that_all_workers_have_some(here, monkeypatch, workers, pieces):
+    """A usual piece would have 32 images; the smallest has two."""
+    monkeypatch.setattr("downsample_plugin.program.BYTES_PER_PIECE", 32 * 4 * BOX**2)
+    put, handed = program.Hands.put, []
+    monkeypatch.setattr(program.Hands, "put", lambda self, *piece: (handed.append(piece), put(self, *piece)))
+    rows, _ = scattered(40)
+    job = write_job("job", PLAN, rows, per_stack=20)
+    program.run_job(job, job.stacks, workers, lambda count: None)
+    assert len(handed) == pieces
+    assert job.is_finished()
 
 
 def test_progress_and_summary_are_in_the_log(here):
@@ -196,17 +209,6 @@ def test_parts_make_the_whole(here):
         assert run(parts, "--part", part).returncode == 0
     parts.check_worked_on(parts.stacks)
     assert outputs(whole) == outputs(parts)
-
-
-@pytest.mark.parametrize("rank, size", cli.MPI_VARIABLES)
-def test_under_mpirun_each_process_makes_its_share(here, monkeypatch, rank, size):
-    rows, _ = scattered()
-    job = write_job("job", PLAN, rows, 7)
-    for number in ("0", "1"):
-        monkeypatch.setenv(rank, number)
-        monkeypatch.setenv(size, "2")
-        assert cli.main([job.path]) == 0
-        assert [stack.is_done() for stack in job.stacks] == [True, number == "1", True, number == "1", True]
 
 
 def test_an_unfinished_job_goes_on_and_a_finished_one_rests(here):

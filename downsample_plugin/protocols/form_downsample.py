@@ -30,8 +30,7 @@ def defineDownsampleForm(form):
     )
     form.getParam("numberOfMpi").help.set(
         "More than 1: so many programs are started by mpirun, on one computer or several, each with _Threads_ worker "
-        "processes. They share out the output stacks, so there should be at least as many stacks as programs; see "
-        "_Particles per stack_. The result does not depend on it.\n"
+        "processes. All of them work on every output stack. The result does not depend on it.\n"
         "With a queue for steps, each output stack is a job of its own in the queue instead."
     )
 
