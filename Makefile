@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 export PARTICLES APIX
 
 # Many tests wait for other processes: twice as many workers as cores
-PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test quick coverage breaks fuzz screenshots lint format clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 # another order. Libraries read this when they are imported.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
+
+gc.disable()  # what is imported stays: to look through it for rubbish takes a tenth of the start
 
 # pyfftw imports SciPy for interfaces that nothing here uses, which takes longer than all the rest of the start
 _NO_SCIPY = {} if "scipy" in sys.modules else {"scipy": None}
@@ -33,6 +36,8 @@ from .ranks import Launch, launched  # noqa: E402
 
 for _name in _NO_SCIPY:
     del sys.modules[_name]
+gc.freeze()
+gc.enable()
 
 EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 

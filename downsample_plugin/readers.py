@@ -140,10 +140,15 @@ class MrcReader(StackReader):
     def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
         """Image `number` (from 0), of this shape and dtype, in a buffer of bytes that holds it, or in new memory."""
         view = memoryview(bytearray(self.image_bytes)) if buffer is None else buffer[: self.image_bytes]
+        self.read_into(number, view)
+        return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
+
+    def read_into(self, number: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes of image `number` (from 0) and of those that follow."""
         got = 0
-        while got < self.image_bytes:
+        while got < len(buffer):
             try:
-                read = os.preadv(self._file, [view[got:]], self._data_start + number * self.image_bytes + got)
+                read = os.preadv(self._file, [buffer[got:]], self._data_start + number * self.image_bytes + got)
             except OSError as error:
                 raise DataError(
                     f"the file cannot be read ({error.strerror}), expected {self.image_bytes} bytes of the image; "
@@ -152,7 +157,6 @@ class MrcReader(StackReader):
             if not read:
                 raise DataError("the file ends within the image: it was cut short while it was read; write it again")
             got += read
-        return np.frombuffer(view, dtype=self.dtype).reshape(self.shape)
 
 
 class _LibraryReader(StackReader):

@@ -16,10 +16,14 @@ os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
 
 
 def pytest_collection_modifyitems(items):
-    """What asks for a project or for Scipion needs it."""
+    """What asks for a project or for Scipion needs it. Modules stay together, but for those of many slow tests."""
     for item in items:
         if {"scipion", "project"} & set(item.fixturenames):
             item.add_marker("scipion")
+        if "slurm" in item.fixturenames or item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+        elif not getattr(item.module, "each_by_itself", False):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 @pytest.fixture(scope="session")

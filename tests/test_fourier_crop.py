@@ -100,6 +100,18 @@ def test_an_image_does_not_depend_on_the_others_of_its_block(box, box_out):
         assert np.array_equal(some, together[-count:])
 
 
+@pytest.mark.parametrize("box, box_out", [(256, 64), (250, 50), (255, 64), (180, 66)])
+def test_groups_that_are_cropped_at_once(box, box_out):
+    """Large images go through in smaller groups, or alone, but for boxes whose memory does not fall into step."""
+    images = noise(box, count=11)
+    plan = DownsamplePlan(box, 1.0, fourier_crop_size=box_out)
+    together, _ = downsample_images(images, plan)
+    for i in (0, 4, 10):
+        alone, _ = downsample_images(images[i : i + 1], plan)
+        assert np.array_equal(alone[0], together[i])
+    close(together[10], trigonometric_resample(images[10], box_out), images)
+
+
 def test_results_do_not_depend_on_what_came_before():
     images = noise(31, count=5)
     shifts = np.array([[0.2, 0.4], [0, 0], [3, 0.1], [0, 0], [9, -9]])

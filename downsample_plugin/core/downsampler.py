@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError
 from .checks import check
 from .filters import plan_gain, spectrum_gain
-from .fourier import FourierCropper, aligned_zeros
+from .fourier import FourierCropper, images_at_once
 from .geometry import round_half_away, window_slices
+from .memory import CACHE_LINE, aligned_zeros
 from .normalize import BackgroundNormalizer
 from .plan import DownsamplePlan, Recenter
 from .statistics import image_statistics
@@ -22,9 +23,8 @@ Shift = NDArray[np.float64]
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
 LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so large
-BYTES_PER_BLOCK = 1 << 20  # of float32 pixels: about what stays in the processor's second-level cache
-LARGEST_BLOCK = 16  # images; enough for calls to take no time beside transforms
-PIXELS_PER_STATISTICS = 1 << 14  # as many as stay in the cache in float64
+BYTES_PER_BLOCK = 1 << 21  # of float32 pixels: two images of 512 px, for calls to take little time beside transforms
+LARGEST_BLOCK = 16  # images; more gain nothing
 LARGEST_LEVEL = 1e37  # a tenth of what float32 holds, so that nothing overflows for want of it
 ROWS_FOR_LEVEL = 8  # of an image; they tell whether an offset stands out from the contrast
 
@@ -83,23 +83,24 @@ class Downsampler:
         self.block = min(max(BYTES_PER_BLOCK // (4 * crop**2), 1), LARGEST_BLOCK)
         #: whether all images are transformed; else, at most, those that move by a fraction of a pixel
         self._needs_transform = out != crop or plan.filtered
+        self._windows = aligned_zeros((self.block, crop, crop), "float32")
+        self._results = self._windows
         self._cropper: FourierCropper | None = None
         if self._needs_transform or plan.recenter is Recenter.EXACT:
-            self._cropper = FourierCropper(self.block, crop, out, spectrum_gain(plan))
-            self._windows = self._cropper.images
-        else:
-            self._windows = np.empty((self.block, crop, crop), dtype=np.float32)
+            self._results = aligned_zeros((self.block, out, out), "float32")
+            self._at_once = images_at_once(self.block, crop, out)
+            some = slice(self._at_once)
+            self._cropper = FourierCropper(self._windows[some], self._results[some], spectrum_gain(plan))
         #: whether an image is its window: then it is read to its place
         self._direct = crop == plan.box_in and plan.recenter is Recenter.NONE
         self._incoming = np.empty((plan.box_in, plan.box_in), dtype=np.float32)
         self._rows_apart = max(crop // ROWS_FOR_LEVEL, 1)  # for the level
-        self._ones = np.ones(self._windows[0, :: self._rows_apart].size)
+        self._for_level = aligned_zeros((self.block, *self._windows[0, :: self._rows_apart].shape), "float64")
+        self._ones = np.ones((self._for_level[0].size, 1))
         self._fractions = np.zeros((self.block, 2))
         self._levels = np.zeros(self.block, dtype=np.float32)  # subtracted from the windows
         self._dc_gain = np.float32(plan_gain(plan, 0.0))
         self._normalizer = BackgroundNormalizer(out, plan.background_radius_px) if plan.normalize else None
-        at_once = min(max(PIXELS_PER_STATISTICS // out**2, 1), self.block)
-        self._scratch = aligned_zeros((at_once, out, out), "float64")
 
     def memory(self, place: int, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> memoryview:
         """Bytes where the image for a place is best read to, whose shape (rows, columns) and dtype a file gives.
@@ -110,6 +111,14 @@ class Downsampler:
         in_place = self._direct and dtype == np.float32
         memory = self._windows[place] if in_place else self._incoming
         return memory.data.cast("B")[: self.plan.box_in**2 * dtype.itemsize]
+
+    def memory_of_block(self, count: int, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> memoryview | None:
+        """Bytes where the first `count` images can be read to at once, and need not be put; None if they cannot."""
+        if not self._direct or dtype != np.float32 or shape != self._windows.shape[1:]:
+            return None
+        self._fractions[:count] = 0.0
+        self._levels[:count] = 0.0
+        return self._windows[:count].data.cast("B")
 
     def put(self, place: int, image: NDArray[np.generic], whole: Sequence[int], fraction: Sequence[float]) -> None:
         """Put the window of an image in a place of the block.
@@ -151,15 +160,16 @@ class Downsampler:
         """
         problems: dict[int, DataError] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite in the end is refused
-            images = self._transformed(count)
+            images = self._transformed(count, out)[:count]
             if self._normalizer is not None:
                 for place in range(count):
                     try:
                         self._normalizer(images[place], abs(float(self._levels[place])))
                     except DataError as error:
                         problems[place] = error
-            statistics = image_statistics(images, self._scratch)
-            out[...] = images
+            statistics = image_statistics(images)
+            if not np.may_share_memory(images, out):
+                out[...] = images
         if not np.isfinite(statistics["mean"]).all():
             for place in np.flatnonzero(~np.isfinite(statistics["mean"])).tolist():
                 problems[place] = self._not_finite(place)
@@ -171,22 +181,30 @@ class Downsampler:
                 statistics[extreme] = statistics[extreme].astype(np.float16)
         return Outcome(statistics, problems)
 
-    def _transformed(self, count: int) -> NDArray[np.float32]:
-        """The windows after Fourier crop and filters, where there are any."""
+    def _transformed(self, count: int, out: NDArray[np.generic]) -> NDArray[np.float32]:
+        """The windows after Fourier crop and filters, where there are any; in `out` if that can be."""
         if self._cropper is None:
-            return self._windows[:count]
+            return self._windows
         unmoved: NDArray[Any] | None = None
         if not self._needs_transform:
             moved = self._fractions[:count].any(axis=1)
             unmoved = self._windows[:count][~moved]
         levels = self._take_levels(count)
-        self._cropper.crop(self._fractions if self.plan.recenter is Recenter.EXACT else None)
-        images = self._cropper.cropped[:count]
-        if levels.any():
-            images += levels[:, None, None] * self._dc_gain
+        results: NDArray[Any] = out if self._can_be_results(out) else self._results
+        for start in range(0, count, self._at_once):
+            some = slice(start, start + self._at_once)
+            shifts = self._fractions[some] if self.plan.recenter is Recenter.EXACT else None
+            self._cropper.crop(self._windows[some], shifts, results[some])
+        for place in np.flatnonzero(levels).tolist():
+            results[place] += levels[place] * self._dc_gain
         if unmoved is not None:
-            images[~moved] = unmoved
-        return images
+            results[:count][~moved] = unmoved
+        return results
+
+    def _can_be_results(self, out: NDArray[np.generic]) -> bool:
+        """Whether images can be cropped straight into there, which saves a copy."""
+        fits = out.dtype == np.float32 and out.flags.c_contiguous and len(out) % self._at_once == 0
+        return fits and out.ctypes.data % CACHE_LINE == 0
 
     def _take_levels(self, count: int) -> NDArray[np.float32]:
         """Subtract from each window about its mean where that stands out from the contrast; (count,), what was taken.
@@ -194,15 +212,18 @@ class Downsampler:
         Without it, float32 keeps its digits for the contrast. It need not be the mean to the last digit.
         """
         levels = self._levels[:count]
-        rows = self._windows[:count, :: self._rows_apart].reshape(count, -1).astype(np.float64)
+        rows = self._for_level[:count]
+        np.copyto(rows, self._windows[:count, :: self._rows_apart])
+        rows = rows.reshape(count, 1, -1)
         # image by image: a product of all rows at once would sum in another order for another number of images
-        means = np.matmul(rows[:, None, :], self._ones[:, None])[:, 0, 0] / len(self._ones)
-        squares = np.matmul(rows[:, None, :], rows[:, :, None])[:, 0, 0] / len(self._ones)
-        stands_out = (4 * means**2 > squares) & (np.abs(means) < LARGEST_LEVEL)
-        for place in np.flatnonzero(stands_out).tolist():
-            level = np.float32(means[place])
-            self._windows[place] -= level
-            levels[place] += level
+        sums = np.matmul(rows, self._ones)[:, 0, 0].tolist()
+        squares = np.matmul(rows, rows.transpose(0, 2, 1))[:, 0, 0].tolist()
+        for place, (total, square) in enumerate(zip(sums, squares)):
+            mean = total / len(self._ones)
+            if 4 * mean * total > square and abs(mean) < LARGEST_LEVEL:
+                level = np.float32(mean)
+                self._windows[place] -= level
+                levels[place] += level
         return levels
 
     def _slices(self, whole: Sequence[int]) -> list[tuple[slice, slice]]:
