@@ -3,6 +3,7 @@
 
 import os
 import sys
+import threading
 
 
 def main() -> int:
@@ -11,7 +12,13 @@ def main() -> int:
         _forget_the_current_folder()
         from .cli import main
 
-        return main()
+        code = main()
+        # Of a run that was stopped, threads still end worker processes. Python wakes those threads when it ends itself,
+        # and complains if they close what it wakes them by.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        return code
     except KeyboardInterrupt:
         return 130
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from downsample_plugin import cli, crew, program, worker
+from downsample_plugin import __main__, crew, program, worker
 
 PAUSE, PATIENCE = map(float, sys.argv[1:3])
 
@@ -23,4 +23,5 @@ if __name__ == "__main__":
     program.run_piece = slow_piece
     program.BYTES_PER_PIECE = 1 << 16
     crew.PATIENCE = PATIENCE
-    sys.exit(cli.main(sys.argv[3:]))
+    del sys.argv[1:3]
+    sys.exit(__main__.main())

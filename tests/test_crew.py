@@ -289,6 +289,7 @@ def killed(number):
     return children
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["by hand", pytest.param("srun", marks=cluster)])
 def test_a_helper_that_is_killed(here, launch):
     """srun lets the others go on."""
@@ -307,6 +308,7 @@ def test_a_helper_that_is_killed(here, launch):
     go_on()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["by hand", pytest.param("srun", marks=cluster)])
 def test_a_leader_that_is_killed(here, launch):
     new_job("job")
@@ -336,6 +338,7 @@ def test_mpirun_ends_all_when_one_is_killed(here, number):
     go_on()
 
 
+@pytest.mark.slow
 def test_all_killed_and_one_process_goes_on(here):
     """What is left of a crew goes away with a run alone too."""
     new_job("job")
@@ -349,6 +352,7 @@ def test_all_killed_and_one_process_goes_on(here):
     assert content("job") == expected_after("job")
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_left_under_the_same_name(here, monkeypatch):
     """As by a job that the queue starts anew: nobody obeys a leader who is dead."""
     new_job("job")
@@ -363,6 +367,7 @@ def test_a_folder_that_was_left_under_the_same_name(here, monkeypatch):
     go_on()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("number", [None, 0, 1])
 def test_stopped(here, stop, number):
@@ -395,6 +400,7 @@ def test_mpirun_stopped(here):
     go_on()
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_helper_that_dies(here):
     new_job("job")
     under_way = by_hand(2, "job/job.json", pause=0.1)
@@ -407,6 +413,7 @@ def test_a_worker_of_a_helper_that_dies(here):
     go_on()
 
 
+@pytest.mark.slow
 def test_helpers_that_never_come(here, monkeypatch):
     """All is made, and the end does not wait for ever."""
     monkeypatch.setattr(crew, "PATIENCE", 3)
@@ -421,6 +428,7 @@ def test_helpers_that_never_come(here, monkeypatch):
     assert not list(Path("job").glob("crew_*"))
 
 
+@pytest.mark.slow
 def test_a_leader_that_never_comes(here):
     """A helper ends by itself; so it does when it comes too late."""
     new_job("job")
@@ -454,33 +462,45 @@ def test_a_folder_that_cannot_be_written_to(here, monkeypatch):
 
 # ---- what launchers say ----------------------------------------------------------------------------------
 
-WHO = "from downsample_plugin.ranks import launched; x = launched(); print(x.rank, x.size, x.here, x.token, x.by_srun)"
+WHO = """
+import os, sys
+from downsample_plugin.ranks import launched
+found = launched()
+with open(f"{sys.argv[1]}_{os.getpid()}.who", "w") as file:
+    print(found.rank, found.size, found.here, found.by_srun, found.token or "none", file=file)
+"""
 
 
-def said_by(*start):
-    done = subprocess.run(
-        [*start, sys.executable, "-c", WHO], capture_output=True, text=True, env=environment(), timeout=LONGEST
-    )
-    assert done.returncode == 0, done.stderr
-    lines = sorted(line.split() for line in done.stdout.splitlines())
-    assert len({line[3] for line in lines if len(line) == 5}) <= 1, "one token for all"
-    return [" ".join([*line[:3], line[-1]]) for line in lines], {line[3] for line in lines}
+def said_by(*start, name="who"):
+    """What each process of a launch takes itself for, and the token of all."""
+    start = [*start, sys.executable, "-c", WHO, name]
+    subprocess.run(start, check=True, capture_output=True, env=environment(), timeout=LONGEST)
+    return words_of(name)
+
+
+def words_of(name):
+    words = []
+    for path in Path().glob(f"{name}_*.who"):
+        words.append(path.read_text().rsplit(maxsplit=1))
+        path.unlink()
+    (token,) = {token for _, token in words}
+    return sorted(each for each, _ in words), token
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_what_mpirun_says():
+def test_what_mpirun_says(here):
     first, second = (said_by("mpirun", "-np", "3") for _ in range(2))
-    assert first[0] == ["0 3 3 False", "1 3 3 False", "2 3 3 False"]
+    assert first[0] == second[0] == ["0 3 3 False", "1 3 3 False", "2 3 3 False"]
     assert first[1] != second[1]
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.parametrize("mpi", ["none", "pmi2"])
-def test_what_srun_says(slurm, mpi):
+def test_what_srun_says(slurm, here, mpi):
     first, second = (said_by("srun", "-n3", "--overcommit", f"--mpi={mpi}") for _ in range(2))
-    assert first[0] == ["0 3 3 True", "1 3 3 True", "2 3 3 True"]
+    assert first[0] == second[0] == ["0 3 3 True", "1 3 3 True", "2 3 3 True"]
     assert first[1] != second[1]
     assert said_by("srun", "-n1")[0] == ["0 1 1 True"]
 
@@ -489,18 +509,18 @@ def test_what_srun_says(slurm, mpi):
 @pytest.mark.slow
 def test_what_a_batch_script_says(slurm, here):
     """It is one process, whatever its number of tasks; srun and mpirun in it start several."""
-    who = f"{sys.executable} -c '{WHO}'"
-    script = f"#!/bin/sh\n{who}\necho\nsrun -n2 {who}\necho\nmpirun -np 2 {who}\n"
-    Path("script.sh").write_text(script)
+    Path("who.py").write_text(WHO)
+    who = f"{sys.executable} who.py"
+    run_batch(f"{who} alone\nsrun -n2 {who} srun\nmpirun -np 2 {who} mpirun\n")
+    assert words_of("alone") == (["0 1 1 False"], "none")
+    assert words_of("srun")[0] == ["0 2 2 True", "1 2 2 True"]
+    assert words_of("mpirun")[0] == ["0 2 2 False", "1 2 2 False"]
+
+
+def run_batch(script):
+    Path("script.sh").write_text("#!/bin/sh\n" + script)
     batch = ["sbatch", "--wait", "--ntasks=2", "--output=said.txt", "script.sh"]
     subprocess.run(batch, check=True, env=environment(), timeout=LONGEST, capture_output=True)
-    by_itself, by_srun_in_it, by_mpirun_in_it = (
-        sorted(" ".join([*line.split()[:3], line.split()[-1]]) for line in block.splitlines())
-        for block in Path("said.txt").read_text().strip().split("\n\n")
-    )
-    assert by_itself == ["0 1 1 False"]
-    assert by_srun_in_it == ["0 2 2 True", "1 2 2 True"]
-    assert by_mpirun_in_it == ["0 2 2 False", "1 2 2 False"]
 
 
 @pytest.mark.cluster
@@ -508,8 +528,6 @@ def test_what_a_batch_script_says(slurm, here):
 def test_a_batch_script_does_all_by_itself(slurm, here):
     new_job("one"), new_job("many")
     assert alone("one/job.json")[0] == 0
-    Path("script.sh").write_text("#!/bin/sh\n" + " ".join(command("many/job.json")) + "\n")
-    batch = ["sbatch", "--wait", "--ntasks=2", "--output=said.txt", "script.sh"]
-    subprocess.run(batch, check=True, env=environment(), timeout=LONGEST, capture_output=True)
+    run_batch(" ".join(command("many/job.json")) + "\n")
     assert "Images made by each" not in Path("said.txt").read_text()
     assert content("one") == content("many")

@@ -253,11 +253,15 @@ def test_tables_of_images(seed):
 # ---- evidence ---------------------------------------------------------------------------------------------
 
 
-def evidence(places=(0, 0), micrograph=1, defocus=(np.nan, np.nan), record=(np.nan, np.nan), key=1):
+def evidence(
+    places=(0, 0), micrograph=1, name=None, defocus=(np.nan, np.nan), record=(np.nan, np.nan), key=1, rate=1.5
+):
+    """Of one particle; `places` in Å."""
     from downsample_plugin.protocols.evidence import Evidence
 
-    rows = [key], [micrograph], [places], [defocus], [record]
-    return Evidence(np.array(rows[0]), *(np.array(row, dtype=float) for row in rows[1:]))
+    found = Evidence(*([each] for each in (key, micrograph, name, np.divide(places, rate), rate, defocus, record)))
+    kinds = (int, float, object, float, float, float, float)
+    return Evidence(*(np.array(each, dtype=kind) for each, kind in zip(found, kinds)))
 
 
 NOWHERE = (np.nan, np.nan)
@@ -274,7 +278,19 @@ ANOTHER = "its image was written again by another protocol, and the downsampled 
         ({}, {"places": (0, -4)}, False, ANOTHER + "they stand 4 Å apart in the micrograph"),
         ({}, {"micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
         ({}, {"micrograph": np.nan}, False, None),
-        ({"record": (1, 1), "defocus": (9, 9)}, {"record": (5, 5), "defocus": (99, 99)}, True, None),
+        ({}, {"name": "a", "micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
+        ({"name": "7"}, {"micrograph": 7}, False, None),  # a number in place of a name
+        ({"name": "1"}, {"micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
+        ({"name": "a"}, {"name": "a", "micrograph": 7}, False, None),
+        ({"name": "a"}, {"name": "b"}, False, ANOTHER + "its micrograph is 'a', not 'b'"),
+        # before any shift where both have a record, else as they stand
+        ({"places": (4, 4), "record": (1, 1), "defocus": (9, 9)}, {"record": (5, 5), "defocus": (99, 99)}, True, None),
+        ({"places": (4, 4), "record": (-3, 1)}, {"record": (5, 5)}, True, ANOTHER + "they stand 4 Å apart"),
+        ({}, {"record": (5, 5)}, True, None),
+        ({"places": (4, 4), "record": (1, 1)}, {}, True, ANOTHER + "they stand 5.657 Å apart"),
+        ({"places": (999, 0), "rate": 1.49}, {"places": (1005, 0)}, True, None),  # a rounded pixel size
+        ({"places": (999, 0), "rate": 1.49}, {"places": (999, 0)}, True, ANOTHER + "they stand 6.705 Å apart"),
+        ({"places": (999, 0), "rate": 3.0}, {"places": (999, 0)}, True, None),
         # then records, unless all are zero
         ({"places": NOWHERE, "record": (1, 2)}, {"record": (1, 2.0009), "micrograph": 3}, True, None),
         (
@@ -325,6 +341,7 @@ def test_evidence_that_sets_hold():
     def placed(number, record=None):
         coordinate = Coordinate(x=10 * number, y=7)
         coordinate.setMicId(100 + number)
+        coordinate.setMicName(f"extra/mic {number}.mrc" if record else None)
         if record is None:
             return item(number, number, "a.mrcs", _coordinate=coordinate)
         ctf = CTFModel(defocusU=1e4 + number, defocusV=9e3)
@@ -339,8 +356,10 @@ def test_evidence_that_sets_hold():
     assert found.keys.tolist() == [3, -1, 2, 1, 2, -1]
     nan = np.nan
     assert np.array_equal(found.micrographs, [103, nan, 5, 101, 5, nan], equal_nan=True)
-    at = [[45, 10.5], [nan, nan], [31, 8.5], [15, 10.5], [31, 8.5], [nan, nan]]
+    at = [[30, 7], [nan, nan], [20, 7], [10, 7], [20, 7], [nan, nan]]
     assert np.array_equal(found.places, at, equal_nan=True)
+    assert np.array_equal(found.rates, [1.5, nan, 1.5, 1.5, 1.5, nan], equal_nan=True)
+    assert found.names.tolist() == ["mic3", None, "mic2", None, "mic2", None]
     assert np.array_equal(found.defocus[:, 0], [10003, nan, 10002, nan, 10002, nan], equal_nan=True)
     assert np.array_equal(found.records[:, 0], [0, nan, 1, nan, 1, nan], equal_nan=True)
 
@@ -353,7 +372,76 @@ def test_items_without_a_pixel_size_have_that_of_their_set():
 
     made = newSet("one", [item(1, 1, "a.mrcs", _coordinate=Coordinate(x=2, y=4))])
     update(made.getFileName(), {"_samplingRate": None})
-    assert Evidence.of(sources(made), np.array([1]), ImageKeys([])).places.tolist() == [[3, 6]]
+    assert Evidence.of(sources(made), np.array([1]), ImageKeys([])).rates.tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("mic.mrc", "mic"),
+        ("a/b c/mic 1.tif.bz2", "mic1"),
+        ("000005@Runs/mic_5.2.MRCS", "mic_5.2"),
+        ("mic", "mic"),
+        ("J1/imported/014268357291648713092_20201103_mic.mrc", "20201103_mic"),
+        ("20201103_mic.mrc", "20201103_mic"),
+        ("fake_micrograph     7", "7"),
+        (".mrc", None),
+        ("", None),
+    ],
+)
+def test_plain_names_of_micrographs(name, plain):
+    from downsample_plugin.protocols.micrographs import plainName, plainNames
+
+    assert plainName(name) == plain
+    assert plainNames([name, None, name]).tolist() == [plain, None, plain]
+
+
+def test_names_of_several_micrographs():
+    """In several folders, or of several numbers, whether in one set or in two classes."""
+    from pwem.objects import Coordinate
+
+    from downsample_plugin.protocols.micrographs import unclearNames
+
+    def placed(number, name, micrograph):
+        coordinate = Coordinate(x=1, y=1)
+        coordinate.setMicName(name)
+        coordinate.setMicId(micrograph)
+        return item(number, number, "a.mrcs", _coordinate=coordinate)
+
+    rows = [("x/one.mrc", 1), ("one", 1), ("x/two.mrc", 2), ("y/two.mrc", 2), ("three", 3), ("four", None), (None, 5)]
+    more = [("x/three.mrc", 4), ("5@x/one.mrc", 1), ("four", 4), (None, 6)]
+    first, second = (newSet(n, [placed(i, *row) for i, row in enumerate(r, 1)]) for n, r in (("a", rows), ("b", more)))
+    assert unclearNames(sources(first)) == {"two"}
+    assert unclearNames(sources(first, second)) == {"two", "three"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tables_of_places(seed):
+    """Against looking at each row; micrographs without a name are called by their numbers."""
+    from pwem.objects import Coordinate
+
+    from downsample_plugin.protocols.image_tables import PlaceTable
+
+    rng = np.random.default_rng(seed)
+    rows, items = {}, []
+    for key in range(1, 61):
+        x, y, micrograph = (int(each) for each in (*rng.integers(-9, 9, 2), rng.integers(3)))
+        coordinate = Coordinate(x=x, y=y)
+        coordinate.setMicId(micrograph)
+        coordinate.setMicName(f"extra/{'ab'[micrograph]}.mrc" if micrograph < 2 else None)
+        items.append(item(key, key, "a.mrcs", _coordinate=coordinate))
+        rows[key] = "ab2"[micrograph], x, y
+    items.append(item(61, 61, "a.mrcs", _coordinate=Coordinate(x=2**30, y=0)))
+    table = PlaceTable(sources(newSet("placed", items)))
+    assert len(table) == 60
+    places = rng.integers(-10, 10, (300, 2)) + rng.choice([-0.4, 0, 0.4], (300, 2))
+    names = np.array([("a", "b", "2", "c", None)[i] for i in rng.integers(0, 5, 300)], dtype=object)
+    for name, place, found in zip(names, places, table.find(names, places)):
+        x, y = np.rint(place)
+        near = [key for key, (other, a, b) in rows.items() if other == name and abs(a - x) <= 1 and abs(b - y) <= 1]
+        assert found == (near[0] if len(near) == 1 else table.SEVERAL if near else table.NONE)
+    assert table.find(names[:2], np.array([[np.nan, 0], [2.0**40, 0]])).tolist() == [table.NONE] * 2
+    assert PlaceTable([]).find(names, places).tolist() == [table.NONE] * 300
 
 
 # ---- left out ---------------------------------------------------------------------------------------------
@@ -400,3 +488,16 @@ def test_nothing_is_left():
     first = r"All 2 particles are left out.* The first: Particle 1, image 3 of a\.mrcs: broken\nAll are listed in"
     with pytest.raises(DataError, match=first):
         leftOut.close(SetOfParticles.create("out"))
+
+
+def test_small_shifts_do_not_tell_that_they_count_twice():
+    """They are left by proper refinements too; nor do a few particles tell."""
+    from downsample_plugin.protocols.applied_twice import AppliedTwice
+
+    def lines(*applied):
+        found = AppliedTwice(2.0)
+        found.add(np.array(applied) / 2.0 + 0.5, np.array(applied))
+        return list(found.describe("Input particles"))
+
+    assert lines(*[(3.0, 0.0)] * 50) == lines(*[(9.0, 0.0)] * 2) == lines((np.nan, np.nan)) == []
+    assert "3 of 3 particles that were moved by more than 2 px" in lines(*[(3.0, 3.0)] * 3)[0]

@@ -8,16 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 from .image_tables import IMAGE, NO_IMAGE, areKnown, areSameShifts, columnsOf
+from .micrographs import NAME, NUMBERS, numbersOf, plainNames
 from .results import SHIFT_RECORDS
 from .wanted import PLACE
 
-_MICROGRAPHS = ("_micId", "_coordinate._micId")  # Scipion looks at the first, then at the second
 _DEFOCUS = ("_ctfModel._defocusU", "_ctfModel._defocusV")
 _RATE = "_samplingRate"
 _SAME_DEFOCUS = 1.0  # Å
 _SAME_PLACE = 2.0  # px; coordinates are rounded, by some programs cut, each time that they are scaled
-_WRITTEN_AGAIN = "its image was written again by another protocol"
-_ANOTHER = f"{_WRITTEN_AGAIN}, and the downsampled particle of its id is another one"
+SAME_RATE = 0.01  # of pixel sizes that differ only as people and programs round them
+WRITTEN_AGAIN = "its image was written again by another protocol"
+_ANOTHER = f"{WRITTEN_AGAIN}, and the downsampled particle of its id is another one"
 
 
 class Evidence(NamedTuple):
@@ -27,14 +28,18 @@ class Evidence(NamedTuple):
     ----------
     keys : (n,) of their images, NO_IMAGE for particles that are not there
     micrographs : (n,) ids
-    places : (n, 2) in the micrograph, in Å, as they were before any shift: the same whatever runs have done
+    names : (n,) object, plain names of the micrographs; None where there is none
+    places : (n, 2) in the micrograph, in px of the particles, as they stand in the set: after any shift
+    rates : (n,) pixel sizes, in Å
     defocus : (n, 2) U and V, in Å
     records : (n, 2) recorded shifts, in Å
     """
 
     keys: np.ndarray
     micrographs: np.ndarray
+    names: np.ndarray
     places: np.ndarray
+    rates: np.ndarray
     defocus: np.ndarray
     records: np.ndarray
 
@@ -42,10 +47,9 @@ class Evidence(NamedTuple):
     def of(cls, sources, ids, imageKeys):
         """That of the enabled particles of Sources with some ids (n,), in any order."""
         wanted, places = np.unique(ids, return_inverse=True)
-        pairs = [np.full((len(wanted), 2), np.nan) for _ in range(3)]
-        found = cls(np.full(len(wanted), NO_IMAGE), np.full(len(wanted), np.nan), *pairs)
+        found = cls._ofNothing(len(wanted))
         for source in sources:
-            labels = (*IMAGE, *_MICROGRAPHS, *PLACE, *_DEFOCUS, *SHIFT_RECORDS, _RATE)
+            labels = (*IMAGE, *NUMBERS, NAME, *PLACE, *_DEFOCUS, *SHIFT_RECORDS, _RATE)
             block = source.table.rows(wanted, labels, "enabled=1")
             there = np.searchsorted(wanted, block.ids)
             for column, values in zip(found, cls._ofBlock(block, source.apix, imageKeys)):
@@ -53,16 +57,22 @@ class Evidence(NamedTuple):
         return found.take(places)
 
     @classmethod
+    def _ofNothing(cls, count):
+        some, pairs = (count,), (count, 2)
+        columns = [np.full(shape, np.nan) for shape in (some, pairs, some, pairs, pairs)]
+        return cls(np.full(count, NO_IMAGE), columns[0], np.full(count, None, dtype=object), *columns[1:])
+
+    @classmethod
     def _ofBlock(cls, block, apix, imageKeys):
-        micrographs, rates = block.floats(_MICROGRAPHS[0]), block.floats(_RATE)
-        rates = np.where(np.isnan(rates), apix or np.nan, rates)[:, None]
-        records = columnsOf(block, SHIFT_RECORDS)
+        rates = block.floats(_RATE)
         return cls(
             imageKeys.of(block),
-            np.where(np.isnan(micrographs), block.floats(_MICROGRAPHS[1]), micrographs),
-            columnsOf(block, PLACE) * rates + np.nan_to_num(records),  # old = new / q + d
+            numbersOf(block),
+            plainNames(block.texts(NAME)),
+            columnsOf(block, PLACE),
+            np.where(np.isnan(rates), apix or np.nan, rates),
             columnsOf(block, _DEFOCUS),
-            records,
+            columnsOf(block, SHIFT_RECORDS),
         )
 
     def take(self, places):
@@ -76,16 +86,49 @@ def placeProblems(some, others, apix, why, where=True):
     `some` and `others` are Evidence of n particles, `apix` is the pixel size (Å) of the first; `why` begins the
     sentences; `where` (n,) bool tells which to look at.
     """
-    differ = areKnown(some.micrographs) & areKnown(others.micrographs) & (some.micrographs != others.micrographs)
-    apart = np.abs(some.places - others.places)
+    differ = _areOfOtherMicrographs(some, others)
+    apart = distances(some, others)
     areFar = (apart > _SAME_PLACE * apix).any(axis=1)
     problems = {}
     for i in np.flatnonzero((differ | areFar) & where).tolist():
         if differ[i]:
-            problems[i] = f"{why}: its micrograph is {some.micrographs[i]:.0f}, not {others.micrographs[i]:.0f}"
+            problems[i] = f"{why}: its micrograph is {_micrograph(some, others, i)}"
         else:
             problems[i] = f"{why}: they stand {np.hypot(*apart[i]):.4g} Å apart in the micrograph"
     return problems
+
+
+def distances(some, others):
+    """(n, 2) in Å, how far particles of Evidence stand apart in x and y; nan where one has no place.
+
+    Before any shift where both have a record of theirs: the same whatever runs have done. Else as they stand: a record
+    gets lost outside Scipion, and what comes back are the coordinates that the run has written.
+    """
+    records = areKnown(some.records) & areKnown(others.records)
+    shifts = np.where(records[:, None], some.records - others.records, 0)
+    areSame = ~records & (np.abs(some.rates / others.rates - 1) < SAME_RATE)
+    rates = np.where(areSame, others.rates, some.rates)
+    return np.abs(some.places * rates[:, None] - others.places * others.rates[:, None] + shifts)  # old = new / q + d
+
+
+def _areNamed(some, others):
+    """(n,) bool: where both micrographs have names."""
+    return np.not_equal(some.names, None) & np.not_equal(others.names, None)
+
+
+def _areOfOtherMicrographs(some, others):
+    """(n,) bool. Names tell; numbers where there are none, since imports number micrographs anew."""
+    byNumber = areKnown(some.micrographs) & areKnown(others.micrographs) & (some.micrographs != others.micrographs)
+    for i in np.flatnonzero(byNumber & ~_areNamed(some, others)).tolist():  # a program that wants a name takes a number
+        areNumbers = some.names[i] == f"{others.micrographs[i]:.0f}" or others.names[i] == f"{some.micrographs[i]:.0f}"
+        byNumber[i] = not areNumbers
+    return np.where(_areNamed(some, others), np.not_equal(some.names, others.names), byNumber).astype(bool)
+
+
+def _micrograph(some, others, i):
+    if some.names[i] is not None and others.names[i] is not None:
+        return f"'{some.names[i]}', not '{others.names[i]}'"
+    return f"{some.micrographs[i]:.0f}, not {others.micrographs[i]:.0f}"
 
 
 def identityProblems(own, named, apix, isNumberedAnew):
@@ -129,6 +172,6 @@ def _defocusProblems(own, named, where, isNumberedAnew):
     }
     rest = np.flatnonzero(where & ~differ).tolist()
     if rest and isNumberedAnew():
-        why = f"{_WRITTEN_AGAIN}, the set is numbered anew, and nothing tells which particle it is"
+        why = f"{WRITTEN_AGAIN}, the set is numbered anew, and nothing tells which particle it is"
         problems.update(dict.fromkeys(rest, why))
     return problems

@@ -109,7 +109,9 @@ def _defineBox(form):
         default=False,
         label="Recenter using aligned shifts",
         help="Move each particle to the centre of its box by the shift that its alignment found. The shifts and "
-        "coordinates of the output are corrected by just what was moved, so that nothing is applied twice.",
+        "coordinates of the output are corrected by just what was moved, so that nothing is applied twice.\n"
+        "Keep to the alignment that comes with the output, or one found on it: an alignment of the full-size particles "
+        "holds the whole shift, and put on the output (as by _assign alignment_) that would be applied twice.",
     )
     form.addParam(
         "recenterMode",

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..tables import INDEX_BITS
+from .micrographs import NAME, NUMBERS, namesOrNumbers
 from .results import SHIFT_RECORDS
 from .set_columns import ItemTable, tableOf
-from .wanted import FILE, INDEX
+from .wanted import FILE, INDEX, PLACE
 
 NO_IMAGE = -1  # where a key stands otherwise
 SAME_SHIFT = 1e-3  # Å; records are exact
@@ -20,16 +21,21 @@ IMAGE = (INDEX, FILE)
 class ImageKeys:
     """Whole numbers for images: that of the file, as files come, then INDEX_BITS for the number in the file."""
 
-    def __init__(self, files):
-        """`files` are names of those that get the first numbers: `areOfFirst` tells their images."""
+    def __init__(self, files, resolve=str):
+        """`files` are names of those that get the first numbers: `areOfFirst` tells their images.
+
+        `resolve` is called once for each name, and gives one name for all names of a file.
+        """
         self._numbers = _Numbers()
+        self._resolved = _Resolved(resolve)
         for name in files:
-            self._numbers[name]
+            self._numbers[self._resolved[name]]
         self._end = len(self._numbers) << INDEX_BITS
 
     def of(self, block):
         """Keys (n,) of the images of a Block that was read with IMAGE."""
-        files = np.fromiter(map(self._numbers.__getitem__, block.texts(FILE)), np.int64, len(block))
+        names = map(self._resolved.__getitem__, block.texts(FILE))
+        files = np.fromiter(map(self._numbers.__getitem__, names), np.int64, len(block))
         return (files << INDEX_BITS) + block.integers(INDEX, 0)
 
     def areOfFirst(self, keys):
@@ -43,6 +49,17 @@ class _Numbers(dict):
     def __missing__(self, name):
         self[name] = number = len(self)
         return number
+
+
+class _Resolved(dict):
+    """What a function makes of names, which it is asked once each."""
+
+    def __init__(self, resolve):
+        self._resolve = resolve
+
+    def __missing__(self, name):
+        self[name] = found = self._resolve(name) if name else name
+        return found
 
 
 class Source(NamedTuple):
@@ -165,6 +182,57 @@ class Link:
         shifts, others = self.shifts[shared], self.shifts[shared + 1]
         isSame &= areSameShifts(shifts, others) | ~(areKnown(shifts) | areKnown(others))
         return np.unique(self.made.keys[shared[~isSame]])
+
+
+class PlaceTable:
+    """Particles, to be found by where they stand in which micrograph. Takes 16 bytes for each."""
+
+    _BITS = 20  # of x and of y
+    _AROUND = [(x << 20) + y for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    NONE, SEVERAL = -1, -2  # instead of ids
+
+    def __init__(self, sources):
+        """Of all enabled particles of Sources that have a place, in a micrograph with a name or a number."""
+        self._micrographs = _Numbers()
+        ids, keys = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for source in sources:
+            for block in source.table.blocks((NAME, *NUMBERS, *PLACE), "enabled=1"):
+                names = namesOrNumbers(block)
+                numbers = np.fromiter(map(self._micrographs.__getitem__, names), np.int64, len(block))
+                found = self._keys(numbers, np.not_equal(names, None), columnsOf(block, PLACE))
+                ids.append(block.ids[found >= 0])
+                keys.append(found[found >= 0])
+        ids, keys = np.concatenate(ids), np.concatenate(keys)
+        order = np.argsort(keys, kind="stable")
+        self._ids, self._placed = ids[order], keys[order]
+
+    @classmethod
+    def _keys(cls, numbers, where, places):
+        """(n,) int64, those of near places near each other; -1 where there is no place or not `where`."""
+        half = 1 << (cls._BITS - 1)
+        inside = where & (np.abs(np.nan_to_num(places, nan=np.inf)) < half - 2).all(axis=1)
+        x, y = (np.rint(np.where(inside[:, None], places, 0)).astype(np.int64) + half).T
+        return np.where(inside, (((numbers << cls._BITS) + x) << cls._BITS) + y, -1)
+
+    def __len__(self):
+        return len(self._ids)
+
+    def find(self, names, places):
+        """(n,) ids of those that stand at places (n, 2), in px, to a pixel, in micrographs of plain names (n,).
+
+        NONE where there is none, SEVERAL where there are several.
+        """
+        numbers = np.array([self._micrographs.get(name, -1) for name in names], dtype=np.int64)
+        keys = self._keys(numbers, np.not_equal(names, None) & (numbers >= 0), places)
+        counts, found = np.zeros(len(keys), dtype=np.int64), np.full(len(keys), self.NONE)
+        for step in self._AROUND:
+            wanted = np.where(keys < 0, -1, keys + step)
+            first = _firstOf(self._placed, wanted)
+            there = first >= 0
+            found[there] = self._ids[first[there]]
+            counts[there] += np.searchsorted(self._placed, wanted[there], "right") - first[there]
+        found[counts > 1] = self.SEVERAL
+        return found
 
 
 def _orderOf(ids, keys):

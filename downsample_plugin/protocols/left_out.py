@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from collections import Counter
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from ..tables import BadParticle, list_bad_particles
 from .wanted import FILE, INDEX
 
 _IN_MEMORY = 2**20  # bytes of notes, before they go to a file
+_FEW = 3, 0.01  # particles, and part of all: so many are nothing to be warned of
+_MOST_SORTS = 100  # of reasons that are counted
 
 
 def withoutUse(aligned, shifts):
@@ -44,7 +48,7 @@ class LeftOut:
 
     def __init__(self, folder):
         self.path = os.path.join(folder, "left_out_particles.star")
-        self.count, self._first = 0, None
+        self.count, self._first, self._sorts = 0, None, Counter()
         # there may be millions: they wait on the disk, in a file without a name, until the list is written
         self._notes = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", dir=folder)  # noqa: SIM115
 
@@ -57,6 +61,12 @@ class LeftOut:
             self._first = self._first or particle
             self._notes.write(json.dumps(particle) + "\n")
             self.count += 1
+            self._countReason(why[itemId])
+
+    def _countReason(self, reason):
+        sort = re.sub(r"\d+", "…", reason.partition(": ")[0])
+        if sort in self._sorts or len(self._sorts) < _MOST_SORTS:
+            self._sorts[sort] += 1
 
     def close(self, output):
         """Write the list; an old one goes. DataError if nothing is left for the output set."""
@@ -70,6 +80,18 @@ class LeftOut:
             raise DataError(
                 f"All {self.count} particles are left out, expected some that can be used. The first: "
                 f"{self._first}\nAll are listed in {self.path}"
+            )
+
+    def warn(self, total):
+        """A line for the top of the summary if more than a few of `total` particles are left out, with the reason that
+        most of them have.
+        """
+        few, part = _FEW
+        if self.count > max(few, part * total):
+            ((reason, count), *_) = self._sorts.most_common(1)
+            yield (
+                f"WARNING: {self.count} of {total} input particles are left out, {count} of them because: {reason}. "
+                f"All are listed with their reasons in {self.path}"
             )
 
     def describe(self, what):

@@ -20,6 +20,7 @@ from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count, stack_prob
 from ..picture import draw_result
 from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
+from .applied_twice import shiftsAppliedTwice
 from .following import FollowsOpenSets
 from .form_downsample import (
     FILTER_SHAPES,
@@ -116,8 +117,11 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
 
     def _describe(self, plan, tally, alignment, output):
         """Leave words for people."""
+        warnings = shiftsAppliedTwice(self.particles(), alignment, "Input particles")
+        for line in warnings:
+            self.warning(line)
         words = describeRun(plan, tally, self.particles(), alignment, output, self._badPath())
-        self.summaryVar.set("\n".join(words))
+        self.summaryVar.set("\n".join([*warnings, *words]))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(plan, tally.taken))
 
@@ -184,7 +188,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         warnings = checks.warnings(self.plan())
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
             warnings.append("Alignments 2D: not used, since Alignments 3D is given too and wins.")
-        return warnings
+        return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def _summary(self):
         if hasattr(self, OUTPUT_NAME):

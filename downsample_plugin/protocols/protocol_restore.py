@@ -7,13 +7,17 @@ from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE
 from pyworkflow.protocol import params
 
 from .. import __version__
+from ..errors import DataError
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
+from .applied_twice import shiftsAppliedTwice
 from .left_out import LeftOut
 from .messages import emptyProblems
 from .one_step import OneStepProtocol
 from .particles import PARTICLES_OR_CLASSES, InputParticles
-from .restoring import Restored
+from .restoring import Restored, missingFiles, missingProblem
 from .way_back import WayBack, nameOf
+
+_QUICK = 1000  # files to look for before a run; in the run they are looked for in any case
 
 
 class ProtRestoreFullSize(OneStepProtocol):
@@ -36,8 +40,9 @@ class ProtRestoreFullSize(OneStepProtocol):
             important=True,
             label="Input particles",
             help="The small particles as they are now: downsampled particles, or 2D or 3D classes of them, after any "
-            "number of other protocols (classification, selection, refinement, join, symmetry expansion). Of classes, "
-            "the particles in all enabled classes are taken. Their alignment is what the full-size particles get.",
+            "number of other protocols (classification, selection, refinement, join, symmetry expansion), or after a "
+            "trip through another program and an import. Of classes, the particles in all enabled classes are taken. "
+            "Their alignment is what the full-size particles get.",
         )
         form.addParam(
             "downsampled",
@@ -67,6 +72,9 @@ class ProtRestoreFullSize(OneStepProtocol):
         """The full-size particle of each input particle with the new alignment, and what to say of it."""
         way, alignment, leftOut = self._wayBack(), self.alignment(), LeftOut(self._getExtraPath())
         restored = Restored(self.particles(), way, alignment, leftOut)
+        missing = missingFiles(restored.files)
+        if missing:
+            raise DataError(missingProblem(missing, len(restored.files)))
         output = way.fullSize.newOutput(self._getPath())
         if alignment.kind != ALIGN_NONE:
             output.setAlignment(alignment.kind)
@@ -102,7 +110,19 @@ class ProtRestoreFullSize(OneStepProtocol):
                 "Input particles: they carry alignment '3D', which is for volumes, expected 2D or projection "
                 "alignment, or none; connect particles."
             )
-        return problems + self._wayBack().problems
+        way = self._wayBack()
+        if way.problems or len(way.files) > _QUICK:
+            return way.problems
+        missing = missingFiles(way.files)
+        return [missingProblem(missing, len(way.files))] if len(missing) == len(way.files) else []
+
+    def _warnings(self):
+        if not self.particles().exists or not self.downsampled.hasValue() or self._validate():
+            return []
+        files = self._wayBack().files
+        missing = missingFiles(files) if len(files) <= _QUICK else []  # of particles that are in the input, or not
+        warnings = [missingProblem(missing, len(files))] if missing else []
+        return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def methodsSentence(self):
         """What was done, as a sentence for a paper."""
@@ -115,10 +135,20 @@ class ProtRestoreFullSize(OneStepProtocol):
         return ["delaRosaTrevin2016"]
 
     def _describe(self, output, restored, apix, alignment, leftOut):
+        warnings = list(leftOut.warn(output.getSize() + leftOut.count))
+        warnings += restored.appliedTwice.describe("Input particles")
+        for line in warnings:
+            self.warning(line)
+        yield from warnings
         yield f"{output.getSize()} particles at full size: pixel size {self.particles().apix:.5g} → {apix:.5g} Å/px"
         yield f"Through {' and '.join(map(nameOf, restored.runs)) or 'the shifts recorded on them'}"
         if restored.byId:
             yield f"{restored.byId} of them by their ids, since another protocol has written their images again"
+        if restored.byPlace:
+            yield (
+                f"{restored.byPlace} of them by their places in the micrographs, since their images were written again "
+                "and their records are lost"
+            )
         if alignment.kind == ALIGN_NONE:
             yield "The input particles have no alignment: that of the full-size particles stays"
         elif alignment.kind == ALIGN_2D:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyworkflow.object import Integer
 
 from ..core.alignment import shifts_of, translations_of_full_size
 from .alignments import MATRIX
+from .applied_twice import AppliedTwice
 from .image_tables import sourcesOf
 from .left_out import othersThan, withoutUse
 from .particles import complete
@@ -19,9 +21,11 @@ from .results import SHIFT_RECORDS
 from .set_columns import tableOf, textsMoved
 from .set_writer import Carried, SetWriter
 from .tracing import TRACED_BY
+from .wanted import FILE
 
 FULL_SIZE_ID = "_fullSizeId"  # an attribute of each output particle, if there are several for one
 _CLASS_ID = "_classId"
+_NAMED = 3  # files in a sentence
 
 
 class Found(NamedTuple):
@@ -50,7 +54,9 @@ class Restored:
     ----------
     isExpanded : whether several input particles have the same one
     runs : the runs that they have come through
-    byId : number of those that were found by their ids
+    byId, byPlace : numbers of those that were found by their ids, and by their places in the micrographs
+    files : names of the full-size images' files
+    appliedTwice : AppliedTwice, which has seen them all
     """
 
     def __init__(self, particles, way, alignment, leftOut):
@@ -69,8 +75,9 @@ class Restored:
         self._scale = self._apix / particles.apix
         # without a new alignment the full-size particles keep theirs, which may tell those of one image apart
         tracer = way.tracer(mustTell=self._alignment is None and way.fullSize.alignment != ALIGN_NONE)
+        self.files, self.appliedTwice = set(), AppliedTwice(particles.apix)
         self._found = [(source.table, self._find(tracer, source)) for source in sourcesOf(particles)]
-        self.runs, self.byId = tracer.runs, tracer.byId
+        self.runs, self.byId, self.byPlace = tracer.runs, tracer.byId, tracer.byPlace
         allIds = [each.fullSizeIds for _, found in self._found for each in found]
         self.isExpanded = bool(allIds) and _hasDuplicates(np.concatenate(allIds))
 
@@ -83,12 +90,15 @@ class Restored:
         origins, translations, reasons = tracer.trace(source, block), None, {}
         if self._alignment:
             aligned, reading = self._alignment.of(block), self._alignment.reading
-            reasons = withoutUse(aligned, shifts_of(aligned.matrices, reading))
+            shifts = shifts_of(aligned.matrices, reading)
+            reasons = withoutUse(aligned, shifts)
+            self.appliedTwice.add(shifts, origins.shifts)
             applied = origins.shifts / self._apix
             translations = translations_of_full_size(aligned.matrices, applied, self._scale, reading)
         reasons.update(origins.reasons)
         self._leftOut.add(source.table, block.ids, reasons)
-        return Found(block.ids, origins.ids, translations).take(othersThan(reasons, len(block)))
+        found = Found(block.ids, origins.ids, translations).take(othersThan(reasons, len(block)))
+        return self._thatAreThere(source.table, found)
 
     def fill(self, output):
         """Append them to an output set, with what the input particles have to say."""
@@ -97,7 +107,6 @@ class Restored:
         with SetWriter(output, lambda item: self._prepare(item, attributes)) as writer:
             for table, blocks in self._found:
                 for found in blocks:
-                    found = self._thatAreThere(table, found)
                     carried = Carried(table, found.ids, tuple(attributes), (_CLASS_ID,))
                     newIds = found.ids if self.isExpanded else None
                     writer.append(self._originals, found.fullSizeIds, self._changes(table, found), newIds, carried)
@@ -112,8 +121,9 @@ class Restored:
 
     def _thatAreThere(self, table, found):
         """Those that the full-size particles have, disabled or not."""
-        ids = tableOf(self._originals).rows(np.unique(found.fullSizeIds)).ids
-        areThere = np.isin(found.fullSizeIds, ids)
+        rows = tableOf(self._originals).rows(np.unique(found.fullSizeIds), (FILE,))
+        self.files.update(rows.texts(FILE))
+        areThere = np.isin(found.fullSizeIds, rows.ids)
         reasons = {
             place: f"the full-size particles have none of id {found.fullSizeIds[place]}"
             for place in np.flatnonzero(~areThere).tolist()
@@ -130,6 +140,20 @@ class Restored:
         if self.isExpanded:
             changes[FULL_SIZE_ID] = found.fullSizeIds
         return changes
+
+
+def missingFiles(names):
+    """Those of some files that are not there, or are links to nothing, sorted. Takes a look at each."""
+    return sorted(name for name in names if not os.path.exists(name))
+
+
+def missingProblem(missing, count):
+    """What to say of full-size image files that are missing, of so many."""
+    first = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+    return (
+        f"Full-size particles: {len(missing)} of their {count} image files are not there ({first}), expected the "
+        "images to go back to; bring the files back, or leave the particles in them out of the input."
+    )
 
 
 def _hasDuplicates(ids):

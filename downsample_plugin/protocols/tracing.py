@@ -8,20 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .evidence import Evidence, identityProblems, placeProblems
+from .evidence import SAME_RATE, WRITTEN_AGAIN, Evidence, identityProblems, placeProblems
 from .image_tables import (
     IMAGE,
     NO_IMAGE,
     ImageKeys,
     ImageTable,
     Link,
+    PlaceTable,
     areKnown,
     areSameShifts,
     columnsOf,
 )
+from .micrographs import unclearNames
 from .results import SHIFT_RECORDS
 
 TRACED_BY = (*IMAGE, *SHIFT_RECORDS)  # labels
+_SOME_ELSEWHERE = 0.1  # of the particles whose records are lost
 
 
 class Origins(NamedTuple):
@@ -53,10 +56,10 @@ class Tracer:
     Attributes
     ----------
     runs : the runs that particles have come through so far
-    byId : number of particles that were found by their ids so far
+    byId, byPlace : numbers of particles that were found by their ids, and by their places, so far
     """
 
-    def __init__(self, particles, apix, stages, named, files, chosen, mustTell):
+    def __init__(self, particles, apix, stages, named, files, chosen, mustTell, resolve=str):
         """Read the tables.
 
         Parameters
@@ -67,13 +70,14 @@ class Tracer:
         files : names of the files whose images are full size
         chosen : Sources of the full-size particles if the user has chosen them: the ids are theirs then; else None
         mustTell : whether it matters which of several particles that share a full-size image it is
+        resolve : that of ImageKeys
         """
         self._particles, self._apix, self._mustTell = particles, apix, mustTell
         self._stages, self._named = stages, named
-        self._keys = ImageKeys(files)
+        self._keys = ImageKeys(files, resolve)
         self._links = [Link(stage.output, stage.input, self._keys) for stage in stages]
         self._chosen = None if chosen is None else ImageTable.of(chosen, self._keys)
-        self.runs, self.byId = [], 0
+        self.runs, self.byId, self.byPlace = [], 0, 0
 
     def trace(self, source, block):
         """The Origins of the particles of a Block of a Source, which was read with TRACED_BY."""
@@ -112,17 +116,29 @@ class Tracer:
         way.fail(here[unknown], "several particles share its image, and nothing tells which of them it is")
 
     def _checkPlaces(self, way, here, areAny, stage, link, places):
-        """At least they must stand in the same place, where their records are not those of the run's present output, or
-        `areAny`, they are just any of several.
+        """At least they must stand in the same place, where their records are not those of the run's present output or
+        are lost, or `areAny`, they are just any of several.
         """
-        differs = areKnown(way.records[here]) & ~areSameShifts(way.records[here], link.shifts[places])
+        differs = areKnown(link.shifts[places]) & ~areSameShifts(way.records[here], link.shifts[places])
         toCheck = areAny | differs
         for number in np.unique(way.sets[here[toCheck]]).tolist():
             some = toCheck & (way.sets[here] == number)
             before = Evidence.of(way.allSets[number], way.ids[here[some]], self._keys)
             now = Evidence.of(stage.output, link.made.ids[places[some]], self._keys)
-            why = "the run has been repeated with other particles"
-            way.failEach(here[some], placeProblems(before, now, self._apix, why))
+            problems = placeProblems(before, now, self._apix, "the run has been repeated with other particles")
+            way.failEach(here[some], problems)
+            self._checkLost(way, here[some], before, now, problems)
+
+    @staticmethod
+    def _checkLost(way, here, before, now, problems):
+        """Where records are lost, and several particles stand elsewhere now, others have been moved by less, unseen."""
+        areLost = ~areKnown(before.records)
+        why = "the run has been repeated with other settings, and what was done to its image before is not recorded"
+        elsewhere = sum(bool(areLost[i]) for i in problems)
+        if elsewhere > _SOME_ELSEWHERE * areLost.sum():
+            way.fail(here[areLost], why)
+        ofOtherPixels = areLost & (np.abs(before.rates / now.rates - 1) > SAME_RATE)
+        way.fail(here[ofOtherPixels], f"its pixel size is not that of the run's images: {why}")
 
     def _arrive(self, way):
         """See that particles have come to full-size ones, and to their ids in the chosen set."""
@@ -147,14 +163,68 @@ class Tracer:
         if not len(here):
             return
         own = Evidence.of(way.allSets[0], way.ids[here], self._keys)
-        named = Evidence.of(self._named.output, way.ids[here], self._keys)
-        problems = identityProblems(own, named, self._apix, lambda: self._isNumberedAnew)
+        wanted, areLost = self._wantedOf(own, way.ids[here])
+        named = Evidence.of(self._named.output, wanted, self._keys)
+        problems = self._problemsOfPlace(own, wanted, areLost)
+        own, named = self._withoutUnclear(own), self._withoutUnclear(named)
+        problems.update(
+            (i, why)
+            for i, why in identityProblems(own, named, self._apix, lambda: self._isNumberedAnew).items()
+            if i not in problems
+        )
         way.failEach(here, problems)
         found = np.isin(np.arange(len(here)), list(problems), invert=True)
-        self.byId += int(found.sum())
-        here, named = here[found], named.take(found)
+        self.byPlace += int((found & areLost).sum())
+        self.byId += int((found & ~areLost).sum())
+        here, named, wanted = here[found], named.take(found), wanted[found]
         records = np.where(areKnown(way.records[here])[:, None], way.records[here], named.records)
-        way.goTo(here, self._named.output, way.ids[here], named.keys, records)
+        way.goTo(here, self._named.output, wanted, named.keys, records)
+
+    def _wantedOf(self, own, ids):
+        """Ids (n,) of the downsampled particles that those of Evidence are looked for among, and (n,) bool: where by
+        place. That is where the record is lost: the particle was outside Scipion, where ids are lost too.
+        """
+        areLost = ~areKnown(own.records) & areKnown(own.places) & np.not_equal(own.names, None)
+        areLost &= areKnown(own.rates)
+        if not areLost.any() or not len(self._places):
+            return ids, np.zeros(len(ids), dtype=bool)
+        scale = own.rates / self._namedRate
+        scale = np.where(np.abs(scale - 1) < SAME_RATE, 1, scale)
+        wanted = ids.copy()
+        wanted[areLost] = self._places.find(own.names[areLost], (own.places * scale[:, None])[areLost])
+        return wanted, areLost
+
+    def _problemsOfPlace(self, own, wanted, areLost):
+        """{number: why a particle is not found by its place}."""
+        problems = {}
+        for i in np.flatnonzero(areLost).tolist():
+            at = f"({own.places[i][0]:g}, {own.places[i][1]:g}) px in the micrograph '{own.names[i]}'"
+            if own.names[i] in self._unclear:
+                problems[i] = f"{WRITTEN_AGAIN}, and several micrographs have the name of its own: '{own.names[i]}'"
+            elif wanted[i] == PlaceTable.SEVERAL:
+                problems[i] = f"{WRITTEN_AGAIN}, and several downsampled particles stand where it does: {at}"
+            elif wanted[i] == PlaceTable.NONE:
+                problems[i] = f"{WRITTEN_AGAIN}, and no downsampled particle stands where it does: {at}"
+        return problems
+
+    def _withoutUnclear(self, found):
+        """Evidence without the names that stand for several micrographs."""
+        if self._unclear:
+            names = [None if name in self._unclear else name for name in found.names]
+            found = found._replace(names=np.array([*names, None], dtype=object)[:-1])
+        return found
+
+    @functools.cached_property
+    def _unclear(self):
+        return unclearNames(self._particles) | unclearNames(self._named.output)
+
+    @functools.cached_property
+    def _places(self):
+        return PlaceTable(self._named.output)
+
+    @functools.cached_property
+    def _namedRate(self):
+        return next((source.apix for source in self._named.output if source.apix), np.nan)
 
     def _areMade(self, keys):
         """(n,) bool: whether any run has made an image, and it is not a full-size one."""

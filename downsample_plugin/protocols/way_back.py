@@ -24,6 +24,7 @@ class WayBack:
     Attributes
     ----------
     fullSize : the full-size particles, InputParticles
+    files : names of its image files
     problems : why there is no way, as sentences; empty if there is one
     """
 
@@ -32,12 +33,14 @@ class WayBack:
         self._particles, self._downsampled = particles, downsampled
         runs = [run for run in project.getRuns() if isinstance(run, ProtDownsampleParticles)]
         self._all = [run for run in runs if hasattr(run, OUTPUT_NAME)]
+        self._folders = {os.path.join(os.path.realpath(run.getWorkingDir()), ""): run for run in self._all}
         self._given = next(iter(self._runsThatMade(downsampled.files())), None)
         self._isChosen = fullSize.exists  # by the user; else it is what the named run leads to
-        self._lasting = set(fullSize.files())  # images that are full size already
+        self._lasting = self._resolvedFilesOf(fullSize)  # images that are full size already
         self._inputFiles = {}  # of runs; it takes a look at each particle to know them
         self.fullSize = fullSize if self._isChosen else self._endOf(self._given)
-        self._lasting = set(self.fullSize.files())
+        self.files = self.fullSize.files()
+        self._lasting = set(map(self._resolve, self.files))
         self._made = self._runsThatMade(particles.files())
         self.problems = self._problems()
 
@@ -63,10 +66,28 @@ class WayBack:
         return []
 
     def _runsThatMade(self, files):
-        """The runs in whose folders any of the files are."""
+        """The runs in whose folders any of the files are, or what they are links to."""
+        names = {self._resolve(name) for name in files}
         return [
-            run for run in self._all if any(name.startswith(os.path.join(run.getWorkingDir(), "")) for name in files)
+            run for run in self._all if any(name.startswith(os.path.join(run.getWorkingDir(), "")) for name in names)
         ]
+
+    def _resolve(self, name):
+        """The name that a downsample run has given to a file, where this is a link to such a file; else as it is.
+
+        Imports link files, or folders of them. Links to other files are not followed: what two imports have linked
+        are different particles, with ids of their own.
+        """
+        if any(name.startswith(os.path.join(run.getWorkingDir(), "")) for run in self._all):
+            return name
+        real = os.path.realpath(name)
+        for folder, run in self._folders.items():
+            if real.startswith(folder):
+                return os.path.join(run.getWorkingDir(), real[len(folder) :])
+        return name
+
+    def _resolvedFilesOf(self, particles):
+        return {self._resolve(name) for name in particles.files()}
 
     def _chain(self, run):
         """The run and all that its input comes from."""
@@ -76,7 +97,7 @@ class WayBack:
             if run not in runs:
                 runs.append(run)
                 if run not in self._inputFiles:
-                    self._inputFiles[run] = set(_inputOf(run).files())
+                    self._inputFiles[run] = self._resolvedFilesOf(_inputOf(run))
                 waiting += self._runsThatMade(self._inputFiles[run] - self._lasting)
         return runs
 
@@ -101,6 +122,7 @@ class WayBack:
             self._lasting,
             fullSize if self._isChosen else None,
             mustTell,
+            self._resolve,
         )
 
 
