@@ -15,6 +15,7 @@ README = Path(__file__).parents[1] / "README.md"
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers ask for groups
 def pytest_collection_modifyitems(items):
     """What asks for a project or for Scipion needs it. Modules stay together, but for those of many slow tests."""
     for item in items:

@@ -9,7 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from downsample_plugin import star
@@ -207,6 +207,7 @@ def test_rows_found_at_once_and_one_by_one_are_the_same(case):
 @given(texts(), st.integers(0, 60))
 def test_rows_do_not_depend_on_how_much_is_read_at_once(here, case, more):
     text, columns, values = case
+    assume(not text.lstrip().startswith(b"_"))  # that would be a label
     head = f"data_\n\nloop_\n{''.join(f'_l{i}' + chr(10) for i in range(columns))}".encode()
     path = write(head + text)
     with pytest.MonkeyPatch.context() as patch, StarFile(path) as file:

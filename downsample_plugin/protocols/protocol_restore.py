@@ -103,13 +103,13 @@ class ProtRestoreFullSize(OneStepProtocol):
                 problems.append(f"{label}: the set is empty, expected one particle or more; connect another set.")
             elif not particles.apix:
                 problems.append(f"{label}: the set has no sampling rate, expected its pixel size; set it first.")
-        if problems:
-            return problems
-        if self.alignment().kind == ALIGN_3D:
+        if not problems and self.alignment().kind == ALIGN_3D:
             problems.append(
                 "Input particles: they carry alignment '3D', which is for volumes, expected 2D or projection "
                 "alignment, or none; connect particles."
             )
+        if problems:
+            return problems
         way = self._wayBack()
         if way.problems or len(way.files) > _QUICK:
             return way.problems
