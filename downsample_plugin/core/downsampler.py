@@ -23,8 +23,8 @@ Shift = NDArray[np.float64]
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)  # 65504
 LARGEST_SHIFT = 1e6  # px; beyond, whole numbers could overflow; no image is so large
-BYTES_PER_BLOCK = 1 << 21  # of float32 pixels: two images of 512 px, for calls to take little time beside transforms
-LARGEST_BLOCK = 16  # images; more gain nothing
+BYTES_PER_BLOCK = 1 << 22  # of float32 pixels: four images of 512 px, for calls to take little time beside transforms
+LARGEST_BLOCK = 64  # images
 LARGEST_LEVEL = 1e37  # a tenth of what float32 holds, so that nothing overflows for want of it
 ROWS_FOR_LEVEL = 8  # of an image; they tell whether an offset stands out from the contrast
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .filters import Gain
 from .geometry import origin
-from .memory import CACHE_LINE, aligned_zeros
+from .memory import CACHE_LINE, aligned_zeros, in_turn
 
 # A plan that is looked up, not timed: timed plans differ from run to run, and with them the last bits of
 # the images; the same input must give the same bytes.
@@ -35,10 +35,13 @@ def images_at_once(block: int, box: int, cropped_box: int) -> int:
     So many that calls take little time beside the work, and that what lies between stays in the processor's
     second-level cache: one of 256 px takes a sixth less time alone than four do together.
     """
-    count = min(max(BYTES_AT_ONCE // (4 * box**2), 1), block)
-    steps = [4 * size**2 * count for size in (box, cropped_box)]  # bytes from one to the next
-    aligned = not any(step % CACHE_LINE for step in steps)
-    return count if aligned and block % count == 0 else block
+    fewest = max(BYTES_AT_ONCE // (4 * box**2), 1)
+    fits = (
+        count
+        for count in range(fewest, block)
+        if block % count == 0 and not any(4 * size**2 * count % CACHE_LINE for size in (box, cropped_box))
+    )
+    return next(fits, block)
 
 
 class FourierCropper:
@@ -54,12 +57,11 @@ class FourierCropper:
     """
 
     def __init__(self, images: NDArray[np.float32], cropped: NDArray[np.float32], gain: Gain):
-        (count, box, _), cropped_box = images.shape, cropped.shape[1]
+        box, cropped_box = images.shape[1], cropped.shape[1]
         self._box = box
         self._kx = np.arange(cropped_box // 2 + 1)
         self._ky = np.fft.fftfreq(cropped_box, 1.0 / cropped_box)
         self._nyquist = cropped_box // 2 if cropped_box % 2 == 0 else None  # index of kx = n/2 and ky = -n/2
-        kept = len(self._kx)
 
         # Gain times the phase that moves the origin: pixel C // 2 of the large box becomes pixel n // 2
         turn = origin(box) / box - origin(cropped_box) / cropped_box
@@ -76,7 +78,7 @@ class FourierCropper:
 
         # From the columns to the small rows, spectra are transposed: kx down, ky along
         spectra = self._columns.spectra
-        self._small_rows = aligned_zeros((count, cropped_box, kept))
+        self._small_rows = self._columns.small_rows
         # Left to destroy its input, FFTW has faster ways
         self._backward_columns = _transform(spectra, self._small_rows.transpose(0, 2, 1), 2, BACKWARD, DESTROY)
         self._backward_rows = _transform(self._small_rows, cropped, 2, BACKWARD, DESTROY)
@@ -130,19 +132,20 @@ class _RealColumns:
     """The low frequencies of real images, whose rows FFTW's real transform does: for odd boxes.
 
     Times a factor (kept, n), and those at ky = +n/2, which have no place of their own, times another (kept,):
-    ``spectra`` (count, kept, n) and ``opposite`` (count, kept).
+    ``spectra`` (count, kept, n) and ``opposite`` (count, kept). What is made of them may go into ``small_rows``
+    (count, n, kept).
     """
 
     def __init__(self, images: NDArray[np.float32], factor: Spectra, opposite: Spectra):
         count, box, _ = images.shape
         kept, cropped_box = factor.shape
-        rows = aligned_zeros((count, box, box // 2 + 1))
-        columns = aligned_zeros((count, kept, box))
+        rows, columns, self.spectra, self.small_rows = in_turn(
+            (count, box, box // 2 + 1), (count, kept, box), (count, kept, cropped_box), (count, cropped_box, kept)
+        )
         self._rows = _transform(images, rows, 2, FORWARD)
         self._columns = _transform(rows[:, :, :kept], columns.transpose(0, 2, 1), 1, FORWARD)
         self._low = _LowFrequencies(columns, cropped_box)
         self._factor, self._opposite_factor = factor.astype(np.complex64), opposite.astype(np.complex64)
-        self.spectra = aligned_zeros((count, kept, cropped_box))
         self.opposite = aligned_zeros((count, kept))
 
     def transform(self, images: NDArray[np.float32]) -> None:
@@ -169,25 +172,28 @@ class _PackedColumns:
         count, box, _ = images.shape
         kept, cropped_box = factor.shape
         half = box // 2
-        rows = aligned_zeros((count, box, half + ROW_PADDING))
-        self._rows = _transform(images.view(np.complex64), rows[:, :, :half], 2, FORWARD)
-        self._zero, self._wrapped = rows[:, :, 0], rows[:, :, half]  # Z(C/2) = Z(0)
         first = half - kept + 1  # of the mirrored columns
         spare = first % 2  # FFTW takes three times as long from an odd one on
-        columns = aligned_zeros((2, count, kept + spare, box))
+        # Both terms beside each other: NumPy is several times faster along whole arrays than along parts of them
+        rows, columns, self._terms, self.spectra, self.small_rows = in_turn(
+            (count, box, half + ROW_PADDING),
+            (2, count, kept + spare, box),
+            (2, count, kept, cropped_box),
+            (count, kept, cropped_box),
+            (count, cropped_box, kept),
+        )
+        self._rows = _transform(images.view(np.complex64), rows[:, :, :half], 2, FORWARD)
+        self._zero, self._wrapped = rows[:, :, 0], rows[:, :, half]  # Z(C/2) = Z(0)
         self._direct = _transform(rows[:, :, :kept], columns[0, :, :kept].transpose(0, 2, 1), 1, FORWARD)
         # Turned round, for they come in the order of rising C/2 - k; the spare one is last then
         mirrored = columns[1, :, ::-1].transpose(0, 2, 1)
         self._mirrored = _transform(rows[:, :, first - spare : half + 1], mirrored, 1, BACKWARD)
         self._low = _LowFrequencies(columns[:, :, :kept], cropped_box)
-        # Both terms beside each other: NumPy is several times faster along whole arrays than along parts of them
-        self._terms = aligned_zeros((2, count, kept, cropped_box))
-        self._opposite_terms = aligned_zeros((2, count, kept))
+        self._opposite_terms, self.opposite = aligned_zeros((2, count, kept)), aligned_zeros((count, kept))
         turned = 1j * np.exp(-2j * np.pi * np.arange(kept) / box)
         a, b = (1 - turned) / 2, (1 + turned) / 2
         self._factors = np.stack([a[:, None] * factor, (b[:, None] * factor).conj()])[:, None].astype(np.complex64)
         self._opposite_factors = np.stack([a * opposite, (b * opposite).conj()])[:, None].astype(np.complex64)
-        self.spectra, self.opposite = aligned_zeros((count, kept, cropped_box)), aligned_zeros((count, kept))
 
     def transform(self, images: NDArray[np.float32]) -> None:
         """From images to ``spectra`` and ``opposite``."""
