@@ -19,6 +19,8 @@ from downsample_plugin.tables import BadParticle
 
 from .scipion_sets import Row, results_of, write_job, write_stack
 
+pytestmark = pytest.mark.slow
+
 BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16, normalize=True)
 MEMORY_LIMIT = 1 << 30  # bytes of address space beyond what the program has when it starts
