@@ -106,18 +106,20 @@ def test_small_stacks_are_cut_finer_so_that_all_workers_have_some(here, monkeypa
     assert job.is_finished()
 
 
-def test_images_that_follow_each_other_and_some_that_do_not(here):
+@pytest.mark.parametrize(
+    "wanted, of_other", [(range(1, 33), ()), ([*range(1, 33), 35, 52, 60], ()), ([5, 6, 8], ()), ([1, 2], [3, 4])]
+)
+def test_images_that_follow_each_other_and_some_that_do_not(here, wanted, of_other):
     """Read to their places in one go where they stand in a row, and whatever stands between them is not."""
     plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
     images = np.random.default_rng(4).normal(size=(60, BOX, BOX)).astype(np.float32)
-    write_stack("stack.mrcs", images)
-    write_stack("other.mrcs", -images)
-    wanted = [*range(1, 33), 33, 35, *range(37, 50), 52, 60]
-    rows = [Row(i, i, "stack.mrcs", 0, 0) for i in wanted] + [Row(100 + i, i, "other.mrcs", 0, 0) for i in range(1, 9)]
+    write_stack("a.mrcs", images)
+    write_stack("b.mrcs", -images)
+    rows = [Row(i, i, "a.mrcs", 0, 0) for i in wanted] + [Row(100 + i, i, "b.mrcs", 0, 0) for i in of_other]
     job = write_job("job", plan, rows, 1000)
     assert run(job).returncode == 0
-    chosen = np.concatenate([images[np.array(wanted) - 1], -images[:8]])
-    assert np.array_equal(mrcfile.read(job.stacks[0].path), downsample_images(chosen, plan)[0])
+    chosen = [images[i - 1] for i in wanted] + [-images[i - 1] for i in of_other]
+    assert np.array_equal(mrcfile.read(job.stacks[0].path), downsample_images(np.stack(chosen), plan)[0])
 
 
 def test_progress_and_summary_are_in_the_log(here):
