@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The protocol when it is killed, stopped or moved, when its input changes, and when particles are corrupt."""
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import time
 
 import numpy as np
@@ -185,6 +187,20 @@ def test_the_set_is_registered_when_all_stacks_are_on_the_disk(project, many, mo
     assert protocol.isFinished()
     with open(log) as lines:
         assert lines.read().split() == [f"particles_{i:06d}.mrcs" for i in range(1, 8)]
+
+
+def test_a_set_that_changes_meanwhile(project):
+    """Another particle is enabled now, and as many as before: no particle gets the result of another."""
+    stack = write_stack("six.mrcs", noise(6, box=32))
+    items = [particle(i, (i, stack)) for i in range(1, 7)]
+    items[2].setEnabled(False)
+    given = particle_set(project, items, APIX)
+    protocol = downsample(project, given, fourierCropSize=16)
+    with contextlib.closing(sqlite3.connect(given.outputParticles.getFileName())) as file:
+        file.execute("UPDATE Objects SET enabled = (id <> 4)")
+        file.commit()
+    with pytest.raises(Exception, match="the set was changed meanwhile; restart the run"):
+        protocol.createOutputStep(0.0)
 
 
 def test_a_project_that_was_moved_goes_on(scipion, tmp_path):
