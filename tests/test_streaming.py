@@ -181,6 +181,18 @@ def test_killed_at_any_moment(project, items, closed, moment):
     check_same(protocol, closed)
 
 
+def test_particles_of_lower_ids_that_come_later(project, items):
+    """Each is taken once."""
+    feeder = Feeder(project, alignment="Projection")
+    feeder.feed(items[12:20])
+    protocol = new_downsample(project, feeder.protocol, **SETTINGS, **FAST)
+    project.launchProtocol(protocol, wait=False)
+    wait_for(lambda: seen(project, protocol) == 8, "the first burst")
+    feeder.feed(items[:12], close=True)
+    finished(project, protocol)
+    assert [item.getObjId() for item in items_of(protocol.outputParticles)] == list(range(1, 21))
+
+
 def test_full_stacks_go_at_once_and_the_rest_waits(project, items):
     feeder = Feeder(project, alignment="Projection")
     feeder.feed(items[:19])
