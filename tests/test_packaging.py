@@ -36,6 +36,7 @@ assert {"DownsampleCropSizeWizard", "ParticleCenterWizard"} <= set(Domain.getWiz
 templates = [template.name for template in protocol._plugin.getTemplates()]
 assert sorted(templates) == ["downsample_and_back", "sub_particles"], templates
 assert (folder / "protocols.conf").is_file()
+assert (folder / "launcher" / "downsample_particles.py").is_file()
 assert (folder / downsample_plugin._logo).is_file()
 print(folder)
 """

@@ -26,10 +26,7 @@ _STANDARD_ATTRIBUTES = {name for name, _ in Particle().getAttributes()} | {
 
 
 class InputParticles:
-    """The particles of a set, or those in the enabled classes of a set of classes, class by class.
-
-    Iterating hands out one object again and again, as Scipion's sets do: clone what you keep.
-    """
+    """The particles of a set, or those in the enabled classes of a set of classes, class by class."""
 
     def __init__(self, source):
         """`source` is a SetOfParticles, a SetOfClasses2D or 3D, or None for a set that is not there."""
@@ -46,15 +43,6 @@ class InputParticles:
         if not self._isClasses:
             return iter([self._source] if self.exists and not self._source.isEmpty() else [])
         return (images for images in self._source.iterItems() if images.isEnabled() and not images.isEmpty())
-
-    def allItems(self, where="1"):
-        """All particles, or those for which an SQL condition holds, disabled ones too."""
-        for images in self.sets():
-            yield from images.iterItems(where=where)
-
-    def items(self):
-        """Enabled particles."""
-        return (item for item in self.allItems() if item.isEnabled())
 
     def firstFew(self, count):
         """Up to so many enabled particles, copies.
@@ -96,10 +84,6 @@ class InputParticles:
     def alignment(self):
         """Scipion's word for the sort of alignment, such as ALIGN_PROJ."""
         return next((images.getAlignment() for images in self.sets()), ALIGN_NONE)
-
-    def ids(self):
-        """Ids of all particles, disabled ones too."""
-        return {particleId for images in self.sets() for particleId in images.getIdSet()}
 
     def files(self):
         """Names of all image files, sorted."""

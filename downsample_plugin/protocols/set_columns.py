@@ -233,11 +233,6 @@ def _areMatrices(joined, count):
     return joined.translate(None, _OF_NUMBERS) == b",".join([_MATRIX] * count)
 
 
-def textsOf(matrices):
-    """Texts of matrices (n, 4, 4), as Scipion writes them."""
-    return [json.dumps(matrix) for matrix in matrices.tolist()]
-
-
 def textsMoved(texts, translations):
     """The texts of n 4x4 matrices with other translations (n, 3), the first three numbers of their last columns.
 
