@@ -411,13 +411,16 @@ def _write_done(path: str, rank: int, piece_done: PieceDone) -> None:
     """Leave what became of a piece: of whom, of its images (DONE), and by places in it why some cannot be used."""
     done, problems = piece_done
     with whole_binary_file(path) as file:
-        np.savez(file, rank=rank, done=done, bad=np.array(list(problems), dtype=np.int64), why=list(problems.values()))
+        np.save(file, done)
+        file.write(json.dumps([rank, *problems.items()]).encode())
 
 
 def _read_done(path: str) -> tuple[int, PieceDone]:
     """What ``_write_done`` left."""
-    with np.load(path) as found:
-        return int(found["rank"]), (found["done"], dict(zip(found["bad"].tolist(), found["why"].tolist())))
+    with open(path, "rb") as file:
+        done = np.load(file)
+        rank, *problems = json.loads(file.read())
+    return rank, (done, dict(problems))
 
 
 def _names_in(folder: str) -> list[str]:
