@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``python -m downsample_plugin`` is the command ``downsample-particles``."""
+"""The programs of the package; ``python -m downsample_plugin`` is ``downsample-particles``."""
 
+import importlib
 import os
 import sys
 import threading
 
 
 def main() -> int:
-    """Run the command; stopped while it is still being loaded, it ends quietly."""
+    """Run ``downsample-particles``."""
+    return _run("cli")
+
+
+def restore() -> int:
+    """Run ``restore-particles``."""
+    return _run("restore_cli")
+
+
+def _run(module: str) -> int:
+    """Run a program; stopped while it is still being loaded, it ends quietly."""
     try:
         _forget_the_current_folder()
-        from .cli import main
-
-        code = main()
+        code: int = importlib.import_module(f".{module}", __package__).main()
         # Of a run that was stopped, threads still end worker processes. Python wakes those threads when it ends itself,
         # and complains if they close what it wakes them by.
         for thread in threading.enumerate():

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import io
 import os
 import signal
 import sys
@@ -24,12 +23,13 @@ _NO_SCIPY = {} if "scipy" in sys.modules else {"scipy": None}
 sys.modules.update(_NO_SCIPY)  # type: ignore[arg-type]
 
 from . import __version__  # noqa: E402
+from .command_line import EXIT_CODES, EXIT_STOPPED, exit_code_of  # noqa: E402
 from .convert import Request, convert  # noqa: E402
 from .core.plan import Recenter  # noqa: E402
 from .cores import leave_the_binding, usable_cores  # noqa: E402
 from .crew import help_out, leading  # noqa: E402
-from .errors import DataError, PlanError  # noqa: E402
-from .job import Job, refusal  # noqa: E402
+from .errors import PlanError  # noqa: E402
+from .job import DEFAULT_PARTICLES_PER_STACK, Job, refusal  # noqa: E402
 from .program import Crew, run_job  # noqa: E402
 from .progress import progress  # noqa: E402
 from .ranks import Launch, launched  # noqa: E402
@@ -39,60 +39,45 @@ for _name in _NO_SCIPY:
 gc.freeze()
 gc.enable()
 
-EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-
 DESCRIPTION = """\
 Downsample cryo-EM particles: crop or pad the box, recentre, Fourier crop to coarser
 pixels, filter, normalise, save in 32 or 16 bits. Exact for every box, even or odd."""
 
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3
   downsample-particles run_data.star -o small --box 128 --recenter --float16 --jobs 8
 
-A STAR file comes out as DIR/particles.star, of RELION 3.1+ (optics groups) or 3.0 as it
-came, with the images, sizes, pixel sizes, origins and coordinates of the new particles
-and all else untouched. The same command again goes on with a run that was stopped.
+The particles come out as DIR/particles.star: that of the input, of RELION 3.1+ (optics
+groups) or 3.0 as it came, with the images, sizes, pixel sizes, origins and coordinates of
+the new particles and all else untouched; of a stack, a small one. After a refinement of
+it, restore-particles leads back to full size. The same command again goes on with a run
+that was stopped.
 Under mpirun or srun all processes work on it together; the first of them speaks.
-Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out, 130 stopped."""
+{EXIT_CODES}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 bad data, 2 a request that cannot be carried out."""
+    """Run the command and return its exit code."""
     launch = launched()
     if launch.rank:
         return _help(launch, arguments)
     options = _options(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
-            stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
-    try:
-        workers = _workers(options, launch)
-        with leading(_folder(options), launch) as crew:
-            if _is_job(options):
-                _run(options, workers, crew)
-            else:
-                if options.part is not None:
-                    raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
-                convert(_request(options), workers, options.force, options.skip_corrupt, sys.stdout, crew)
-            if crew.summary():
-                print(crew.summary(), flush=True)
-    except KeyboardInterrupt:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        print("Stopped; the same command goes on from here.", file=sys.stderr, flush=True)
-        return EXIT_STOPPED
-    except OSError as error:
-        print(
-            f"ERROR: {error.filename or options.output}: {error.strerror or error}, expected files and folders that "
-            "can be read and written; check them, or give another folder",
-            file=sys.stderr,
-        )
-        return EXIT_DATA
-    except (DataError, PlanError) as error:
-        print(f"ERROR: {error}", file=sys.stderr, flush=True)
-        return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
-    return 0
+    return exit_code_of(lambda: _lead(options, launch), "Stopped; the same command goes on from here.")
+
+
+def _lead(options: argparse.Namespace, launch: Launch) -> None:
+    """Do the work, with the other processes of the launch."""
+    workers = _workers(options, launch)
+    with leading(_folder(options), launch) as crew:
+        if _is_job(options):
+            _run(options, workers, crew)
+        elif options.part is not None:
+            raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
+        else:
+            convert(_request(options), workers, sys.stdout, crew)
+        if crew.summary():
+            print(crew.summary(), flush=True)
 
 
 def _help(launch: Launch, arguments: Sequence[str] | None) -> int:
@@ -166,7 +151,17 @@ def _request(options: argparse.Namespace) -> Request:
         "background_radius": None if options.normalize == -1 else options.normalize,
         "float16": options.float16,
     }
-    return Request(options.input, options.output, options.apix, wishes)
+    return Request(
+        options.input,
+        options.output,
+        options.apix,
+        wishes,
+        options.micrograph_apix,
+        options.particles_per_stack,
+        options.force,
+        options.skip_corrupt,
+        not options.no_picture,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,15 +174,32 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("input", metavar="IN.star|IN.mrcs|JOB.json", help="a RELION STAR file, a stack, or a job that Scipion wrote")
     add("-o", "--output", metavar="DIR", help="folder for what comes out; must be given for a STAR file or stack")
-    add("--apix", type=float, metavar="A", help="pixel size (Å/px) of a stack (default: what its header says)")
+    add(
+        "--apix",
+        type=float,
+        metavar="A",
+        help="pixel size (Å/px) of a stack (default: what its header says), or of a STAR file that has none",
+    )
+    add(
+        "--micrograph-apix",
+        type=float,
+        metavar="A",
+        help="pixel size (Å/px) of the micrographs that rlnCoordinateX and Y are counted on, for a STAR file without "
+        "rlnMicrographPixelSize: recentring moves the coordinates too, and the output has the pixel size",
+    )
     add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--box", type=int, metavar="n", help="Fourier crop to a box of n px")
+    size.add_argument(
+        "--box",
+        type=int,
+        metavar="n",
+        help="Fourier crop to a box of n px; even for RELION, which reconstructs wrong maps from odd boxes",
+    )
     size.add_argument(
         "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
     )
-    add("--lowpass", type=float, metavar="Å", help="take away detail finer than this; gain 1/2 there")
-    add("--highpass", type=float, metavar="Å", help="take away what varies more slowly than this; gain 1/2 there")
+    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; gain 1/2 there")
+    add("--highpass", type=float, metavar="Å", help="remove what varies more slowly than this; gain 1/2 there")
     recenter = parser.add_mutually_exclusive_group()
     recenter.add_argument(
         "--recenter",
@@ -207,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
         "--normalize",
         type=float,
         metavar="R",
-        help="give the background, beyond R px of the output, mean 0 and deviation 1 (-1: half the output box)",
+        help="give the background, beyond R px of the output, mean 0 and standard deviation 1 (-1: half the output "
+        "box)",
     )
     add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
     add(
@@ -223,6 +236,14 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out particles that cannot be used (a file cut short, pixels that are not numbers …) and list them "
         "in bad_particles.star, instead of stopping",
     )
+    add(
+        "--particles-per-stack",
+        type=_positive,
+        default=DEFAULT_PARTICLES_PER_STACK,
+        metavar="K",
+        help="write stacks of up to this many particles (default: %(default)s)",
+    )
+    add("--no-picture", action="store_true", help="do not draw DIR/result.png: particles before and after")
     add("--force", action="store_true", help="start anew over a finished run")
     add(
         "--part",

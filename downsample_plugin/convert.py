@@ -3,38 +3,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import multiprocessing
-import os
-import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .core import checks
 from .core.plan import DownsamplePlan, Recenter
-from .errors import DataError, PlanError
-from .job import BAD_PARTICLES_NAME, DEFAULT_PARTICLES_PER_STACK, Job, check_done, finished_problem
-from .output_stack import STACK_NAME, remove_files
+from .errors import PlanError
+from .job import DEFAULT_PARTICLES_PER_STACK, Job, check_done
+from .output_folder import OutputFolder
 from .program import Crew, run_job
 from .progress import progress
-from .readers import open_stack
-from .relion import Particles, RelionStar
 from .relion_groups import ImageGroup
-from .relion_output import NewStar, Outcome, RowWriter
-from .star import Block
+from .sources import Plans, StackSource, StarSource
 from .star_rows import text_of
-from .tables import ParticleBlock
-from .whole_files import remove_abandoned, whole_binary_file
-from .worker import be_a_child
-
-STAR_NAME = "particles.star"
+from .whole_files import whole_binary_file
 
 
 @dataclass(frozen=True)
@@ -43,276 +26,126 @@ class Request:
 
     source: str
     folder: str
-    #: Å/px; None for what the STAR file or the header of the stack says
+    #: Å/px of the images; None for what the STAR file or the header of the stack says
     apix: float | None
     wishes: Mapping[str, Any]
+    #: Å/px of the micrographs that coordinates are counted on; None for what the STAR file says
+    micrograph_apix: float | None = None
+    particles_per_stack: int = DEFAULT_PARTICLES_PER_STACK
+    #: whether to start anew over a finished run, to leave out corrupt particles, and to draw the result picture
+    force: bool = False
+    skip_corrupt: bool = False
+    picture: bool = True
 
     @property
     def is_star(self) -> bool:
         """Whether the source is a STAR file, by its name."""
         return self.source.endswith(".star")
 
-    @property
-    def recentering(self) -> bool:
-        """Whether aligned shifts are to be applied."""
-        return self.wishes["recenter"] is not Recenter.NONE
 
-
-def convert(
-    request: Request, workers: int, force: bool, skip_corrupt: bool, out: TextIO, crew: Crew | None = None
-) -> None:
+def convert(request: Request, workers: int, out: TextIO, crew: Crew | None = None) -> None:
     """Carry out a request, with a crew, saying to `out` what is done. DataError or PlanError if it cannot be.
 
-    Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced. Leaves
-    particles out that cannot be used if they may be skipped.
+    Goes on with an unfinished run of the same request in the folder; refuses a finished one unless forced.
     """
-    with RelionStar(request.source, request.apix) if request.is_star else contextlib.nullcontext() as star:
-        _convert(request, star, workers, force, skip_corrupt, out, crew)
+    with _source_of(request) as source:
+        plans = {group: _plan(request, group, len(source.groups)) for group in source.groups}
+        folder = OutputFolder(request.folder)
+        folder.make_ready([request.source, *source.files], request.force)
+        jobs = _write_jobs(request, source, plans, folder)
+        folder.remove_abandoned()
+        for line in _opening(jobs, source):
+            print(line, file=out)
+        _make(request, jobs, workers, crew)
+        bad = check_done(jobs, request.folder, request.skip_corrupt, checks.COMMAND)
+        for job in jobs:
+            job.remove_earlier_stacks()
+        if request.picture and (problem := _draw(folder, jobs)):
+            print(problem, file=out)
+        with whole_binary_file(folder.star_path) as file:
+            for text in source.new_star(plans, jobs, workers):
+                file.write(text)
+    for line in _closing(request, folder, jobs, bad):
+        print(line, file=out)
 
 
-def _convert(
-    request: Request,
-    star: RelionStar | None,
-    workers: int,
-    force: bool,
-    skip_corrupt: bool,
-    out: TextIO,
-    crew: Crew | None,
-) -> None:
-    particles = _star_particles(request, star) if star else []
-    groups = star.groups if star else [_stack_group(request)]
-    plans = {group: _plan(request, group, len(groups)) for group in groups}
-    _check_apart(request, star.image_files if star else [request.source])
-    if force:
-        _remove_run(request.folder)
-    elif os.path.lexists(os.path.join(request.folder, STAR_NAME)) or _holds_another(request.folder, plans):
-        raise PlanError([finished_problem(request.folder)])
-    jobs = {
-        plan: _write_job(request, star, particles, plans, plan, folder) for plan, folder in _folders(request, plans)
-    }
-    if star is None and all(job.is_finished() for job in jobs.values()):
-        raise PlanError([finished_problem(request.folder)])
-    remove_abandoned(request.folder, [STAR_NAME, BAD_PARTICLES_NAME])
-    for plan, job in jobs.items():
-        print(f"{job.particle_count} particles: {plan.summary()}", file=out)
-        if job.image_count < job.particle_count:
-            print(f"{job.image_count} images stand for them: particles of the same image and shift share it", file=out)
-        for warning in checks.warnings(plan):
-            print(f"Mind: {warning}", file=out)
-    with progress(sum(job.image_count for job in jobs.values())) as advance:
-        for job in jobs.values():
-            run_job(job, job.stacks, workers, advance, skip_corrupt, crew)
-    bad = check_done(list(jobs.values()), request.folder, skip_corrupt)
-    if bad:
-        print(f"Left out: {bad} corrupt particles, listed in {_bad_path(request.folder)}", file=out)
-    for job in jobs.values():
-        job.remove_earlier_stacks()
-    if star:
-        _write_star(request, star, plans, list(jobs.values()), workers, out)
-    print(f"Done: {os.path.join(request.folder, STAR_NAME) if star else request.folder}", file=out)
-
-
-def _star_particles(request: Request, star: RelionStar) -> list[Particles]:
-    text_of(request.folder)
-    if request.recentering and not star.has_origins:
-        raise DataError(
-            f"{star.path}: no origins in it (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre by; "
-            "give the STAR file of a classification or refinement, or leave --recenter out"
-        )
-    return list(star.particles())
-
-
-def _stack_group(request: Request) -> ImageGroup:
-    if request.recentering:
-        raise PlanError(["--recenter: a stack has no aligned shifts, expected a STAR file; give one or leave it out."])
-    try:
-        with open_stack(request.source) as stack:
-            apix = stack.apix if request.apix is None else request.apix
-            box = stack.box[0]
-    except DataError as error:
-        raise DataError(f"{request.source}: {error}") from error
-    if request.apix is None and not (math.isfinite(apix) and apix > 0):
-        raise PlanError(
-            [f"Pixel size: the header of {request.source} says {apix:g} Å/px, expected more than 0; give it by --apix."]
-        )
-    return ImageGroup("", box, apix, None)
+def _source_of(request: Request) -> StackSource | StarSource:
+    text_of(request.folder)  # the STAR file can name it
+    recentering = request.wishes["recenter"] is not Recenter.NONE
+    if request.is_star:
+        return StarSource(request.source, request.apix, request.micrograph_apix, recentering)
+    for option, is_given in (("--recenter", recentering), ("--micrograph-apix", request.micrograph_apix is not None)):
+        if is_given:
+            raise PlanError(
+                [f"{option}: a stack has no shifts or coordinates, expected a STAR file; give one or leave it out."]
+            )
+    return StackSource(request.source, request.apix)
 
 
 def _plan(request: Request, group: ImageGroup, groups: int) -> DownsamplePlan:
     plan = DownsamplePlan(box_in=group.box, apix_in=group.apix, **request.wishes)
-    found = checks.problems(plan)
+    found = checks.problems(plan, checks.COMMAND)
     if found:
         where = f"Particles of {group.box} px, {group.apix:.5g} Å/px: " if groups > 1 else ""
         raise PlanError([where + problem for problem in found])
     return plan
 
 
-def _folders(request: Request, plans: Mapping[ImageGroup, DownsamplePlan]) -> Iterator[tuple[DownsamplePlan, str]]:
-    """The different plans, each with a folder of its own if there is more than one."""
+def _write_jobs(request: Request, source: StackSource | StarSource, plans: Plans, folder: OutputFolder) -> list[Job]:
+    """A job for each different plan, in a folder of its own if there are several."""
     distinct = list(dict.fromkeys(plans.values()))
-    for number, plan in enumerate(distinct, start=1):
-        yield plan, request.folder if len(distinct) == 1 else os.path.join(request.folder, f"pixel_size_{number}")
+    paths = [folder.path] if len(distinct) == 1 else [folder.of_group(number + 1) for number in range(len(distinct))]
+    return [
+        Job.write(path, plan, source.blocks(plans, plan), request.particles_per_stack)
+        for path, plan in zip(paths, distinct)
+    ]
 
 
-def _write_job(
-    request: Request,
-    star: RelionStar | None,
-    particles: Iterable[Particles],
-    plans: Mapping[ImageGroup, DownsamplePlan],
-    plan: DownsamplePlan,
-    folder: str,
-) -> Job:
-    blocks = _stack_block(request.source) if star is None else _star_blocks(star, particles, plans, plan)
-    # One of several groups that is done makes no finished run yet
-    return Job.write(folder, plan, blocks, DEFAULT_PARTICLES_PER_STACK, over_finished=folder != request.folder)
-
-
-def _stack_block(path: str) -> Iterator[ParticleBlock]:
-    """All images of a stack."""
-    with open_stack(path) as stack:
-        numbers = np.arange(1, stack.count + 1)
-    yield ParticleBlock(numbers, np.zeros(len(numbers), np.int32), [path], numbers, np.zeros((len(numbers), 2)))
-
-
-def _star_blocks(
-    star: RelionStar,
-    particles: Iterable[Particles],
-    plans: Mapping[ImageGroup, DownsamplePlan],
-    plan: DownsamplePlan,
-) -> Iterator[ParticleBlock]:
-    """The particles of the groups of a plan."""
-    are_wanted = np.array([plans[group] == plan for group in star.groups])
-    for some in particles:
-        wanted = are_wanted[some.groups]
-        columns = (some.numbers, some.files, some.indices, some.shifts)
-        numbers, files, indices, shifts = (column[wanted] for column in columns)
-        yield ParticleBlock(numbers, files, star.image_files, indices, shifts)
-
-
-# ---- the STAR file of the new particles --------------------------------------------------------------------
-
-
-def _write_star(
-    request: Request,
-    star: RelionStar,
-    plans: Mapping[ImageGroup, DownsamplePlan],
-    jobs: Sequence[Job],
-    workers: int,
-    out: TextIO,
-) -> None:
-    if request.recentering and any(group.micrograph_apix is None for group in plans):
-        print(
-            "Mind: micrograph coordinates stay as they are where the file does not tell the micrographs' pixel size "
-            "(rlnMicrographPixelSize).",
-            file=out,
-        )
-    star.file.check_unchanged()
-    new = NewStar(star, plans)
-    outcomes = _Outcomes(jobs, sum(block.rows for block in star.blocks))
-    with whole_binary_file(os.path.join(request.folder, STAR_NAME)) as file:
-        for text in _texts(new, outcomes, workers):
-            file.write(text)
-
-
-class _Outcomes:
-    """What became of all rows of a STAR file, of several jobs perhaps."""
-
-    def __init__(self, jobs: Sequence[Job], rows: int):
-        self._stacks = [stack.path for job in jobs for stack in job.stacks]
-        self._stack, self._image = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.int64)
-        self._moved = np.zeros((rows, 2))
-        first = 0  # of the job's stacks
+def _make(request: Request, jobs: list[Job], workers: int, crew: Crew | None) -> None:
+    with progress(sum(job.image_count for job in jobs)) as advance:
         for job in jobs:
-            results = job.results()
-            places = results["particle_id"] - 1  # rows are numbered from 1
-            self._stack[places], self._image[places] = results["stack"] - 1 + first, results["index"]
-            self._moved[places, 0], self._moved[places, 1] = results["shift_x"], results["shift_y"]
-            first += len(job.stacks)
-
-    def of(self, block: Block) -> Outcome:
-        """Those of a block's rows. Few stacks are of use to it, and only those are named."""
-        rows = slice(block.first - 1, block.first - 1 + block.rows)
-        used, stack = np.unique(self._stack[rows], return_inverse=True)
-        image: NDArray[np.int64] = self._image[rows]
-        names = [self._stacks[number] for number in used.tolist()]
-        return Outcome(image > 0, names, stack.astype(np.int32), image, self._moved[rows])
+            run_job(job, job.stacks, workers, advance, request.skip_corrupt, crew)
 
 
-def _texts(new: NewStar, outcomes: _Outcomes, workers: int) -> Iterator[bytes]:
-    """The text of the new file, piece after piece; worker processes rewrite the rows, a few blocks ahead."""
-    under_way: deque[bytes | Future[bytes]] = deque()
-    context = multiprocessing.get_context("fork")  # they have the STAR file open
-    with ProcessPoolExecutor(workers, context, be_a_child, (os.getpid(),)) as pool:
-        try:
-            for piece in new.pieces():
-                if isinstance(piece, Block):
-                    under_way.append(pool.submit(RowWriter.new_rows, new.rows, piece, outcomes.of(piece)))
-                else:
-                    under_way.append(piece)
-                while len(under_way) > 2 * workers:
-                    yield _finished(under_way.popleft())
-            while under_way:
-                yield _finished(under_way.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _finished(piece: bytes | Future[bytes]) -> bytes:
-    return piece if isinstance(piece, bytes) else piece.result()
-
-
-# ---- what is in the folder ---------------------------------------------------------------------------------
-
-
-def _bad_path(folder: str) -> str:
-    return os.path.join(folder, BAD_PARTICLES_NAME)
-
-
-def _holds_another(folder: str, plans: Mapping[ImageGroup, DownsamplePlan]) -> bool:
-    """Whether a finished job stands in a folder where the jobs of several groups would stand beside it."""
-    if len(set(plans.values())) == 1 or not _is_run(folder):
-        return False
+def _draw(folder: OutputFolder, jobs: list[Job]) -> str:
+    """Draw the result picture; returns why it could not be drawn, or nothing. The particles do not suffer from that."""
     try:
-        return Job.read(Job.path_in(folder)).is_finished()
-    except (DataError, PlanError):
-        return False
+        from .picture import draw_result  # only here: importing matplotlib takes longer than many images
+        from .sample import Sample
+
+        draw_result(folder.picture_path, Sample.of_jobs(jobs[:1]))  # of the first pixel size, if there are several
+    except Exception as error:
+        return f"No result picture: it could not be drawn ({error!r}); the particles are not affected."
+    return ""
 
 
-def _check_apart(request: Request, image_files: Iterable[str]) -> None:
-    """PlanError if the output would go over the input, or is to go where files of its names are no run's."""
-    if os.path.lexists(request.folder) and not os.path.isdir(request.folder):
-        raise PlanError([f"-o: {request.folder} is a file, expected a folder for what comes out; give another name."])
-    folder = os.path.realpath(request.folder)
-    for path in (request.source, *image_files):
-        real = os.path.realpath(path)
-        own = os.path.basename(real) == STAR_NAME or STACK_NAME.fullmatch(os.path.basename(real))
-        if own and (os.path.dirname(real) == folder or os.path.dirname(os.path.dirname(real)) == folder):
-            raise PlanError([f"{request.folder}: it holds the input {path}, expected another folder; give one."])
-    star = os.path.join(request.folder, STAR_NAME)
-    if os.path.lexists(star) and not any(map(_is_run, [request.folder, *_group_folders(request.folder)])):
-        raise PlanError([f"{star}: it is there and not of a run of this program, expected none; give another folder."])
+# ---- words ---------------------------------------------------------------------------------------------------
 
 
-def _is_run(folder: str) -> bool:
-    return os.path.exists(Job.path_in(folder))
+def _opening(jobs: list[Job], source: StackSource | StarSource) -> list[str]:
+    lines = []
+    for job in jobs:
+        lines.append(f"{job.particle_count} particles: {job.plan.summary()}")
+        if job.image_count < job.particle_count:
+            lines.append(
+                f"{job.image_count} images stand for them: particles of the same image and shift share one image"
+            )
+        lines += [f"Warning: {warning}" for warning in checks.warnings(job.plan, checks.COMMAND)]
+    return lines + ([f"Warning: {source.warning}"] if source.warning else [])
 
 
-def _group_folders(folder: str) -> list[str]:
-    """Folders of the groups of a run, in the run's folder."""
-    if not os.path.isdir(folder):
-        return []
-    names = sorted(name for name in os.listdir(folder) if re.fullmatch(r"pixel_size_\d+", name))
-    return [path for path in (os.path.join(folder, name) for name in names) if _is_run(path)]
-
-
-def _remove_run(folder: str) -> None:
-    """Remove what an earlier run left in a folder, and nothing else."""
-    groups = _group_folders(folder)
-    runs = [path for path in (folder, *groups) if _is_run(path)]
-    for path in runs:
-        Job.remove(path)
-    for path in groups:
-        with contextlib.suppress(OSError):  # somebody keeps other things there
-            os.rmdir(path)
-    if runs:
-        remove_files(os.path.join(folder, STAR_NAME), _bad_path(folder))
+def _closing(request: Request, folder: OutputFolder, jobs: list[Job], bad: int) -> list[str]:
+    """What was made, and how to go on with it."""
+    stacks = [stack.path for job in jobs for stack in job.stacks if stack.image_count()]
+    lines = [f"Left out: {bad} corrupt particles, listed in {folder.bad_path}"] if bad else []
+    taken = sum(job.particle_count for job in jobs) - bad
+    lines += [
+        f"Done: {taken} particles in {folder.star_path}; open this file in RELION, or import it.",
+        f"Stacks: {stacks[0]}" + (f" … {stacks[-1]} ({len(stacks)} files)" if stacks[1:] else ""),
+    ]
+    if request.is_star:
+        lines.append(
+            f"Back to full size, after refinement: restore-particles REFINED.star --original {request.source} "
+            "-o FULL.star"
+        )
+    return lines

@@ -346,14 +346,14 @@ class _Helper:
 
     def _help_with(self, job: Job, hands: Hands[StackInPieces]) -> None:
         """Make pieces of a job's stacks until one of another job is to be made."""
-        file_names = job.file_names()
+        inputs = job.files()
         works: list[StackInPieces] = []
         while True:
             self._look()
             while self._orders and self._orders[0][1].fingerprint == job.fingerprint:
                 folder, order = self._orders.popleft()
                 part_path = os.path.join(job.folder, os.path.basename(order.part_name))
-                work = StackInPieces(job.stacks[order.stack - 1], file_names, part_path, order.per_piece)
+                work = StackInPieces(job.stacks[order.stack - 1], inputs, part_path, order.per_piece)
                 work.shared_in = folder
                 works.append(work)
             while works and hands.have_room:

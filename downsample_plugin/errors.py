@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from collections.abc import Sequence
+
+# What is wrong with a file by itself; all else is of the disk, its server or this computer, and may pass
+OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, None}
+TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+FILES_NEEDED = 256
 
 
 class DownsampleError(Exception):
@@ -20,3 +27,41 @@ class PlanError(DownsampleError):
 
 class DataError(DownsampleError):
     """A file, an image or a table is not what it should be."""
+
+
+class InputError(DataError):
+    """An input cannot be had just now, or has changed meanwhile: no particle is to blame, so the run stops."""
+
+
+def input_problem(error: OSError | ValueError, what: str, expected: str) -> DataError:
+    """That a file of particles cannot be read, without its name: `what` about it, and what was `expected` instead.
+
+    An InputError unless it is the file itself that is no good.
+    """
+    number = getattr(error, "errno", None)
+    if number in TOO_MANY_FILES:
+        return InputError(f"{what} ({error.strerror}): {too_many_files()}")  # type: ignore[union-attr]
+    text = f"{what} ({getattr(error, 'strerror', None) or error}), expected {expected}"
+    if number in OF_THE_FILE:
+        return DataError(text)
+    return InputError(f"{text}; see to the disk, its server or the rights to it, then continue the run")
+
+
+def in_a_sentence(error: OSError) -> str:
+    """What the operating system has refused, for people."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in TOO_MANY_FILES:
+        return f"{where}{too_many_files()}"
+    return (
+        f"{where}{error.strerror or error}, expected files and folders that can be read and written; check them, or "
+        "give another folder"
+    )
+
+
+def too_many_files() -> str:
+    """That too many files are open, and what to do."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (
+        f"this process may have {limit} files open at once, expected some {FILES_NEEDED}; raise that limit "
+        "(ulimit -n), or use fewer threads"
+    )

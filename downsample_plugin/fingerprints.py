@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
 from .core.plan import DownsamplePlan
+from .errors import InputError
 from .tables import BadParticle, Particles
 
 
@@ -28,22 +30,63 @@ def checksum(sums: NDArray[np.uint64]) -> str:
     return hashlib.sha256(sums.astype("<u8").tobytes()).hexdigest()
 
 
-def size_and_time(path: str) -> tuple[int, int] | None:
-    """Size (bytes) and time (ns) of a file; None if it is not there, which the run says of its particles."""
+class FileState(NamedTuple):
+    """What tells a file from another one that takes its place, and from what it was before it was written to."""
+
+    size_bytes: int
+    modified_ns: int
+    inode: int
+    #: of the last change of its bytes, name, owner or times: nobody can set it
+    changed_ns: int
+
+
+def file_state(path: str) -> FileState | None:
+    """State of a file; None if it is not there, which the run says of its particles."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return status.st_size, status.st_mtime_ns
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+def difference(before: FileState | None, now: FileState | None) -> str:
+    """How two states of a file differ, for people; empty if they do not."""
+    if before == now:
+        return ""
+    if before is None or now is None:
+        return "it was not there" if before is None else "it is gone"
+    if before.size_bytes != now.size_bytes:
+        return f"it had {before.size_bytes} bytes and has {now.size_bytes}"
+    if before.modified_ns != now.modified_ns:
+        return "it was written to"
+    return "another file is in its place" if before.inode != now.inode else "it was written to or renamed"
+
+
+def check_unchanged(path: str, before: FileState | None) -> None:
+    """Raise InputError if a file is not what it was."""
+    found = difference(before, file_state(path))
+    if found:
+        raise InputError(
+            f"{path}: {found} since the run began, expected the same file until its end; continue the run: what was "
+            "made of the old one is made again"
+        )
 
 
 def fingerprint(
-    plan: DownsamplePlan, images_per_stack: int, particles: Particles, bad: Sequence[BadParticle] = ()
+    plan: DownsamplePlan,
+    images_per_stack: int,
+    particles: Particles,
+    states: Sequence[FileState | None],
+    bad: Sequence[BadParticle] = (),
 ) -> str:
-    """Of all that the output depends on: plan, particles, sizes and times of their files, our version."""
+    """Of all that the output depends on: plan, particles, sizes and times of their files, our version.
+
+    A copy of a project has it too, so that its runs can be continued: inodes do not count.
+    """
     found = hashlib.sha256(repr((__version__, plan, images_per_stack, list(bad))).encode("utf-8", "surrogateescape"))
-    for name in particles.file_names:
-        found.update(repr((name, size_and_time(name))).encode("utf-8", "surrogateescape"))
+    for name, state in zip(particles.file_names, states):
+        size_and_time = state and (state.size_bytes, state.modified_ns)
+        found.update(repr((name, size_and_time)).encode("utf-8", "surrogateescape"))
     for array in (particles.rows, particles.images):
         found.update(np.ascontiguousarray(array).view(np.uint8).data)
     return found.hexdigest()

@@ -6,7 +6,7 @@ The folder of a job holds::
     job.json                    the plan, numbers of particles and images, a fingerprint of all inputs
     tables/particles.npy        the particles (ROW): ids, and the number of each one's image
     tables/images.npy           the images to be made (WANTED), in the order in which they are written into stacks
-    tables/files.json           the names of the image files
+    tables/files.json           the names of the image files, and what each was when the job was written
     tables/bad_before.json      particles that cannot be used for other reasons than their images, and why
     particles_000001.mrcs …     the output stacks, with tables of their own (see output_stack.py)
     bad_particles.star          all particles that cannot be used, for people
@@ -29,16 +29,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .core import checks
+from .core.checks import FORM, Names
 from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
-from .fingerprints import fingerprint
+from .fingerprints import FileState, check_unchanged, difference, file_state, fingerprint
 from .output_stack import IMAGES_NAME, OutputStack, remove_files, stack_name, write_json
 from .tables import (
     ROW,
@@ -50,10 +51,10 @@ from .tables import (
     list_bad_particles,
     read_array,
     read_bad,
-    read_names,
+    read_files,
     write_array,
     write_bad,
-    write_names,
+    write_files,
 )
 from .whole_files import PART_PATTERN, alone_in, part_name, remove_abandoned
 
@@ -89,20 +90,19 @@ class Job:
         blocks: Iterable[ParticleBlock],
         images_per_stack: int,
         bad: Sequence[BadParticle] = (),
-        over_finished: bool = True,
     ) -> Job:
         """Write a job for the particles of blocks; PlanError if it cannot be done.
 
         Over another job in the folder it starts anew; over the same one, of the same plan and particles and
-        unchanged image files, what is done stays done. `bad` are particles that cannot be used for other reasons
-        than their images; it may grow while `blocks` are drawn. Unless it may go `over_finished` ones, another
-        job in the folder that is done is a problem.
+        image files of the same sizes and times, what is done stays done, but for stacks made of files that are
+        others all the same. `bad` are particles that cannot be used for other reasons than their images; it may grow
+        while `blocks` are drawn.
         """
         _check(job_problems(plan, images_per_stack))
         particles = collect(blocks, plan.recenter)
         os.makedirs(folder, exist_ok=True)
         with alone_in(folder):
-            return cls._written(folder, plan, particles, images_per_stack, bad, over_finished)
+            return cls._written(folder, plan, particles, images_per_stack, bad)
 
     @classmethod
     def _written(
@@ -112,7 +112,6 @@ class Job:
         particles: Particles,
         images_per_stack: int,
         bad: Sequence[BadParticle],
-        over_finished: bool,
     ) -> Job:
         """``write`` for all particles, while no other program looks at the folder."""
         old = cls._in(folder)
@@ -122,37 +121,48 @@ class Job:
             path = os.path.join(folder, BAD_PARTICLES_NAME)
             raise refusal(bad, list_bad_particles(path, bad), path)
         _check(_count_problems(len(particles.rows)))
+        files = {name: file_state(name) for name in particles.file_names}
         job = cls(
             folder,
             plan,
             len(particles.rows),
             len(particles.images),
             images_per_stack,
-            fingerprint(plan, images_per_stack, particles, bad),
+            fingerprint(plan, images_per_stack, particles, list(files.values()), bad),
             old.generation + 1 if old else 1,
             (*old.earlier, (old.generation, len(old.stacks))) if old else (),
         )
-        if old is not None:
-            if job.fingerprint == old.fingerprint:
-                return old
-            if not over_finished and old.is_finished():
-                raise PlanError([finished_problem(folder)])
+        if old is not None and job.fingerprint == old.fingerprint:
+            old._take_note_of(files)
+            return old
         _check(_foreign_problems(folder, [os.path.basename(job.tables), *(stack.name for stack in job.stacks)]))
         if old is not None and not old.is_finished():
             for stack in old.stacks:
                 stack.remove()
-        job._start(particles, bad)
+        job._start(particles, files, bad)
         if old is not None:
             shutil.rmtree(old.tables, ignore_errors=True)
         return job
 
-    def _start(self, particles: Particles, bad: Sequence[BadParticle]) -> None:
+    def look_at_inputs(self) -> None:
+        """Take note of the image files as they are now: what was made of others in their places is made again."""
+        self._take_note_of({name: file_state(name) for name in self.file_names()})
+
+    def _take_note_of(self, files: Mapping[str, FileState | None]) -> None:
+        for stack in self.stacks:
+            record = stack.record()
+            if record and any(difference(state, files.get(path)) for path, state in record.inputs.items()):
+                stack.forget()
+        if files != self.files():
+            write_files(self._table(FILES_NAME), files)
+
+    def _start(self, particles: Particles, files: Mapping[str, FileState | None], bad: Sequence[BadParticle]) -> None:
         """Put the tables in place, then, at one stroke, the description that makes them the job."""
         new_tables = part_name(self.tables)
         os.makedirs(new_tables)
         write_array(os.path.join(new_tables, PARTICLES_NAME), particles.rows)
         write_array(os.path.join(new_tables, IMAGES_NAME), particles.images)
-        write_names(os.path.join(new_tables, FILES_NAME), particles.file_names)
+        write_files(os.path.join(new_tables, FILES_NAME), files)
         write_bad(os.path.join(new_tables, BAD_BEFORE_NAME), bad)
         for name in _tables_of_nobody(self.folder):
             if os.path.join(self.folder, name) != new_tables:
@@ -282,9 +292,14 @@ class Job:
 
     # ---- what is in it ---------------------------------------------------------------------------------
 
+    def files(self) -> dict[str, FileState | None]:
+        """The image files, by the numbers of WANTED, and what each was when the job was written."""
+        found = read_files(self._table(FILES_NAME), len(FileState._fields))
+        return {name: None if state is None else FileState(*state) for name, state in found.items()}
+
     def file_names(self) -> list[str]:
-        """Names of the image files, by the numbers of WANTED."""
-        return read_names(self._table(FILES_NAME))
+        """Their names."""
+        return list(self.files())
 
     def rows(self) -> NDArray[np.void]:
         """All particles (ROW), in their order."""
@@ -339,7 +354,16 @@ class Job:
     @property
     def bytes_on_disk(self) -> int:
         """Of all output stacks."""
-        return sum(record["bytes"] for record in (stack.record() for stack in self.stacks) if record)
+        return sum(record.bytes for record in (stack.record() for stack in self.stacks) if record)
+
+    def check_inputs(self) -> None:
+        """Raise InputError if an image file is not any more what it was when output stacks were made of it."""
+        made_of: dict[str, FileState | None] = {}
+        for stack in self.stacks:
+            record = stack.record()
+            made_of.update(record.inputs if record else {})
+        for path, state in made_of.items():
+            check_unchanged(path, state)
 
     def check_worked_on(self, stacks: Sequence[OutputStack]) -> None:
         """Raise DataError if output stacks are neither done nor refused for their particles.
@@ -365,19 +389,19 @@ class Job:
         return check_done([self], self.folder, skip_corrupt)
 
 
-def refusal(bad: Iterable[BadParticle], count: int, path: str) -> DataError:
+def refusal(bad: Iterable[BadParticle], count: int, path: str, names: Names = FORM) -> DataError:
     """That so many particles cannot be used, the first few by name, and where all are listed."""
     named = "\n".join(map(str, itertools.islice(bad, NAMED_IN_A_MESSAGE)))
     named = named.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be any bytes
     more = f"\n… and {count - NAMED_IN_A_MESSAGE} more" if count > NAMED_IN_A_MESSAGE else ""
     return DataError(
         f"{count} particle{'s' if count > 1 else ''} cannot be used, expected none:\n{named}{more}\n"
-        f"All are listed in {path}. Mend them or drop them from the set, or let them be skipped (Skip corrupt "
-        "particles, --skip-corrupt), then continue the run"
+        f"All are listed in {path}. Repair them or take them out of the input, or {names.do_skip_corrupt} to have them "
+        f"left out; then {names.go_on}"
     )
 
 
-def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool) -> int:
+def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Names = FORM) -> int:
     """Raise DataError unless all output stacks are done, with all particles but those that may be skipped.
 
     All bad particles, in the order of their ids if there are several jobs, are listed in a table in the folder for
@@ -385,6 +409,7 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool) -> int:
     """
     for job in jobs:
         job.check_worked_on(job.stacks)
+        job.check_inputs()
     bad = list(heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id))
     path = os.path.join(folder, BAD_PARTICLES_NAME)
     if not bad:
@@ -392,7 +417,7 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool) -> int:
     else:
         list_bad_particles(path, bad)
         if not skip_corrupt:
-            raise refusal(bad, len(bad), path)
+            raise refusal(bad, len(bad), path, names)
     if not any(job.made_count for job in jobs):
         raise DataError(f"{folder}: all {len(bad)} particles are corrupt, expected some that can be used")
     return len(bad)
@@ -414,11 +439,6 @@ def stack_problems(images_per_stack: int) -> list[str]:
         return []
     usual = f"{DEFAULT_PARTICLES_PER_STACK} is usual."
     return [f"Particles per stack: got {images_per_stack}, expected 1 or more; {usual}"]
-
-
-def finished_problem(folder: str) -> str:
-    """That a run is not to be lost by mistake."""
-    return f"{folder}: it holds a finished run already; add --force to start anew, or give another folder."
 
 
 def _foreign_problems(folder: str, names: Sequence[str]) -> list[str]:

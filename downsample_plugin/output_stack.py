@@ -16,9 +16,9 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .core.plan import DownsamplePlan
 from .errors import DataError
-from .fingerprints import checksum, size_and_time, word_sums
+from .fingerprints import FileState, checksum, word_sums
 from .readers import open_stack
 from .stacks import StackWriter
 from .tables import MADE, WANTED, read_array, read_bad, write_array, write_bad
@@ -34,6 +34,17 @@ from .whole_files import remove_abandoned, whole_file
 
 STACK_NAME = re.compile(r"particles_\d{6,}(_\d+)?\.mrcs")
 IMAGES_NAME = "images.npy"  # of the images that a job wants, in its folder of tables
+
+
+class Record(NamedTuple):
+    """What is known of a stack that is whole."""
+
+    #: how many it has; without any, there is no stack
+    images: int
+    bytes: int
+    checksum: str
+    #: the image files that it was made of
+    inputs: dict[str, FileState | None]
 
 
 @dataclass(frozen=True)
@@ -101,12 +112,14 @@ class OutputStack:
         """What became of them (MADE), in the same order."""
         return read_array(self.made_path, MADE, count=self.size)
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> Record | None:
         """Its record, if there is one that belongs to this job."""
         try:
             with open(self.record_path, encoding="utf-8") as file:
-                record = json.load(file)
-            fits = record["fingerprint"] == self.fingerprint and {"images", "bytes", "checksum"} <= record.keys()
+                found = json.load(file)
+            inputs = {path: state and FileState(*state) for path, state in found["inputs"].items()}
+            record = Record(int(found["images"]), int(found["bytes"]), str(found["checksum"]), inputs)
+            fits = found["fingerprint"] == self.fingerprint
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if fits else None
@@ -114,19 +127,19 @@ class OutputStack:
     def image_count(self) -> int:
         """How many images it has; 0 if it is not done, or all were left out."""
         record = self.record()
-        return record["images"] if record else 0
+        return record.images if record else 0
 
     def is_done(self) -> bool:
         """Whether it is there, with its table, and fits its record in size, header and count."""
         record = self.record()
         if record is None or not os.path.exists(self.made_path):
             return False
-        if not record["images"]:
+        if not record.images:
             return True
         try:
             with open_stack(self.path) as stack:
-                fits = stack.count == record["images"] and stack.box == (self.plan.box_out, self.plan.box_out)
-            return fits and os.path.getsize(self.path) == record["bytes"]
+                fits = stack.count == record.images and stack.box == (self.plan.box_out, self.plan.box_out)
+            return fits and os.path.getsize(self.path) == record.bytes
         except (DataError, OSError):
             return False
 
@@ -135,14 +148,14 @@ class OutputStack:
         record = self.record()
         if record is None or not self.is_done():
             return False
-        if not record["images"]:
+        if not record.images:
             return True
         try:
             with open_stack(self.path) as stack:
                 sums = [word_sums(stack.read(image)[None])[0] for image in range(stack.count)]
         except DataError:
             return False
-        return bool(checksum(np.array(sums, dtype=np.uint64)) == record["checksum"])
+        return bool(checksum(np.array(sums, dtype=np.uint64)) == record.checksum)
 
     def may_stay(self, skip_corrupt: bool) -> bool:
         """Whether it need not be made again: it is intact, and has all that it is to have."""
@@ -189,11 +202,11 @@ class OutputStack:
         """Leave word of images that cannot be used: places (from 0) and why."""
         write_bad(self.bad_path, bad)
 
-    def finish(self, inputs: Iterable[str], made: NDArray[np.void], sums: NDArray[np.uint64]) -> None:
+    def finish(self, inputs: Mapping[str, FileState | None], made: NDArray[np.void], sums: NDArray[np.uint64]) -> None:
         """Leave the table and the record of a stack that is whole.
 
-        `inputs` are the image files that it was made of, `made` tells of all images that were wanted (MADE), `sums`
-        are those of the images that it has.
+        `inputs` are the image files that it was made of, as they were; `made` tells of all images that were wanted
+        (MADE), `sums` are those of the images that it has.
         """
         write_array(self.made_path, made)
         images = int(np.count_nonzero(made["index"]))
@@ -201,7 +214,7 @@ class OutputStack:
             "version": __version__,
             "fingerprint": self.fingerprint,
             "plan": self.plan.to_dict(),
-            "inputs": {path: size_and_time(path) for path in inputs},
+            "inputs": inputs,
             "images": images,
             "bytes": os.path.getsize(self.path) if images else 0,
             "checksum": checksum(sums),

@@ -16,7 +16,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core.plan import DownsamplePlan
-from .errors import DataError
+from .errors import TOO_MANY_FILES, DataError, too_many_files
+from .fingerprints import FileState
 from .job import Job
 from .output_stack import OutputStack
 from .tables import MADE
@@ -134,7 +135,7 @@ class _Making:
         self, job: Job, todo: Sequence[OutputStack], workers: int, skip_corrupt: bool, advance: Advance, crew: Crew
     ):
         self._job, self._todo, self._skip_corrupt, self._advance, self._crew = job, todo, skip_corrupt, advance, crew
-        self._file_names = job.file_names()
+        self._inputs = job.files()
         self._waiting = deque(todo)
         self._under_way: list[StackUnderWay] = []
         self._per_piece = _images_per_piece(job.plan, sum(stack.size for stack in todo), workers * crew.size)
@@ -172,7 +173,7 @@ class _Making:
             if stack.may_stay(self._skip_corrupt):  # another program has made it meanwhile
                 self._advance(stack.size)
                 continue
-            work = StackUnderWay(stack, self._file_names, self._per_piece, self._skip_corrupt)
+            work = StackUnderWay(stack, self._inputs, self._per_piece, self._skip_corrupt)
             self._under_way.append(work)
             work.begin()
             self._crew.begin(work, self._job, self._per_piece)
@@ -203,6 +204,13 @@ def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> B
             "A worker process died: it was killed, or the machine ran out of memory; "
             "use fewer threads or ask for more memory, then continue the run"
         )
+    if isinstance(error, MemoryError):
+        return DataError(
+            "The machine ran out of memory, expected some tens of MB for each worker process; use fewer threads or ask "
+            "for more memory, then continue the run"
+        )
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        return DataError(f"{job.folder}: {too_many_files()}, then continue the run")
     if isinstance(error, OSError):
         return DataError(
             f"{job.folder}: the output cannot be written ({error.strerror or error}), expected a folder that "
@@ -214,13 +222,17 @@ def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> B
 class StackInPieces:
     """An output stack that is made in pieces: its images in the order of the files on disk, so many at a time."""
 
-    def __init__(self, stack: OutputStack, file_names: Sequence[str], part_path: str, per_piece: int):
+    def __init__(self, stack: OutputStack, inputs: Mapping[str, FileState | None], part_path: str, per_piece: int):
+        """`inputs` are all image files of its job, in their order."""
         self.stack = stack
         #: where a crew shares it out; empty if nobody else works on it
         self.shared_in = ""
         self._part_path, self._per_piece = part_path, per_piece
         self._wanted = stack.wanted()
-        self.file_names, self._files = self._files_of(file_names)
+        file_names, self._files = self._files_of(list(inputs))
+        #: the image files that it needs, sorted by their names
+        self.inputs = {name: inputs[name] for name in file_names}
+        self._inputs = list(self.inputs.items())
         self._order = np.lexsort((self._wanted["index"], self._files))
         #: numbers of pieces that nobody has taken, as far as this process knows
         self.free = deque(range(-(-len(self._order) // per_piece)))
@@ -244,15 +256,15 @@ class StackInPieces:
         places = self.places(number)
         files = self._files[places]
         first, last = files[0], files[-1] + 1
-        return Piece(self._part_path, tuple(self.file_names[first:last]), files - first, self._wanted[places], places)
+        return Piece(self._part_path, tuple(self._inputs[first:last]), files - first, self._wanted[places], places)
 
 
 class StackUnderWay(StackInPieces):
     """An unfinished output stack: what is to be done, and what has come back."""
 
-    def __init__(self, stack: OutputStack, file_names: Sequence[str], per_piece: int, skip_corrupt: bool):
+    def __init__(self, stack: OutputStack, inputs: Mapping[str, FileState | None], per_piece: int, skip_corrupt: bool):
         self._writer = stack.writer()
-        super().__init__(stack, file_names, self._writer.part_path, per_piece)
+        super().__init__(stack, inputs, self._writer.part_path, per_piece)
         self._skip_corrupt = skip_corrupt
         self._done = np.zeros(stack.size, dtype=DONE)
         self._bad: dict[int, str] = {}  # problems, by places
@@ -297,7 +309,7 @@ class StackUnderWay(StackInPieces):
         made = np.zeros(self.stack.size, dtype=MADE)
         made["index"][good] = np.arange(1, np.count_nonzero(good) + 1)
         made["shift_x"], made["shift_y"] = self._done["shift"].T
-        self.stack.finish(self.file_names, made, self._done["words"][good])
+        self.stack.finish(self.inputs, made, self._done["words"][good])
 
     def discard(self) -> None:
         """Remove what there is of the stack."""

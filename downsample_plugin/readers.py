@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import enum
 import os
 import stat
 from collections.abc import Iterator
@@ -19,12 +20,23 @@ from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.utils import dtype_from_mode
 from numpy.typing import NDArray
 
-from .errors import DataError
+from .errors import DataError, input_problem
 
 XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
 READABLE_MODES = (0, 1, 2, 6, 12)
+BYTES_AT_ONCE = 1 << 20
+VOLUME_STACKS = range(401, 631)  # space groups, of the MRC2014 format
 LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
+
+
+class Holds(enum.Enum):
+    """What a file holds, as far as its header and name tell."""
+
+    IMAGES = "images"
+    #: it may be a stack of images all the same: programs write their headers
+    MAP = "a 3D map"
+    MAPS = "a stack of 3D maps"
 
 
 class StackReader(abc.ABC):
@@ -36,12 +48,14 @@ class StackReader(abc.ABC):
     count : number of images
     dtype : theirs, as ``read`` gives them
     apix : the pixel size (Å/px) that the header gives; it may be 0 or wrong
+    holds : images or maps
     """
 
     box: tuple[int, int]
     count: int
     dtype: np.dtype[np.generic]
     apix: float
+    holds = Holds.IMAGES
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,17 +72,35 @@ class StackReader(abc.ABC):
     def close(self) -> None:
         """Close the file."""
 
+    def square_box(self) -> int:
+        """The box in px; DataError if its sides differ."""
+        if self.box[0] != self.box[1]:
+            raise DataError(
+                f"the images are {self.box[0]} x {self.box[1]} px, expected square ones; extract the particles again "
+                "in a square box"
+            )
+        return self.box[0]
+
+    def check_images(self, is_said: bool = False) -> None:
+        """Raise DataError if the file holds maps, not images; where it is said that these are images, one may be."""
+        if self.holds is Holds.IMAGES or (is_said and self.holds is Holds.MAP):
+            return
+        raise DataError(
+            f"the file is {self.holds.value} ({self.box[0]} x {self.box[1]} x {self.count}, as its header says), "
+            "expected a stack of particle images; give one (if it is one, name it .mrcs)"
+        )
+
     def number_of(self, index: int) -> int:
         """Number (from 0) of the image that a particle set gives as `index`: from 1, or 0 for the one of its file."""
         if index == 0 and self.count > 1:
             raise DataError(
-                f"the set names no image number, and the file holds {self.count} images, expected one; "
-                "import it as a stack (.mrcs)"
+                f"no image number is given, and the file has {self.count} images, expected one; give the number of "
+                "the image (in Scipion: import the file as a stack, .mrcs)"
             )
         if not 0 <= index <= self.count:
             raise DataError(
-                f"image {index} of the file is asked for, expected 1 to {self.count} (the images that the file "
-                "holds); check the image numbers of the set"
+                f"image {index} was requested, expected 1 to {self.count} (the images that the file has); check the "
+                "image numbers"
             )
         return max(index, 1) - 1
 
@@ -95,7 +127,7 @@ class MrcReader(StackReader):
     def __init__(self, path: str):
         self._file = _open_to_read(path)
         try:
-            self._read_header()
+            self._read_header(path)
         except BaseException:
             self.close()
             raise
@@ -104,11 +136,11 @@ class MrcReader(StackReader):
         """Close the file."""
         os.close(self._file)
 
-    def _read_header(self) -> None:
+    def _read_header(self, path: str) -> None:
         try:
             raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
-            raise DataError(f"the file cannot be read ({error.strerror}), expected an MRC stack; give one") from error
+            raise input_problem(error, "the file cannot be read", "an MRC stack; give one") from error
         if len(raw) < HEADER_DTYPE.itemsize:
             raise DataError(
                 f"the file is {len(raw)} bytes long, expected an MRC file with a header of "
@@ -126,6 +158,7 @@ class MrcReader(StackReader):
         self.count = int(fields["nz"])
         self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)
         self.dtype = dtype_from_mode(fields["mode"]).newbyteorder(order)
+        self.holds = _holdings(fields, path)
         self._data_start = HEADER_DTYPE.itemsize + int(fields["nsymbt"])
         #: bytes of one image: what a buffer for ``read`` must hold
         self.image_bytes: int = self.box[0] * self.box[1] * self.dtype.itemsize
@@ -150,10 +183,8 @@ class MrcReader(StackReader):
             try:
                 read = os.preadv(self._file, [buffer[got:]], self._data_start + number * self.image_bytes + got)
             except OSError as error:
-                raise DataError(
-                    f"the file cannot be read ({error.strerror}), expected {self.image_bytes} bytes of the image; "
-                    "check the disk, or copy the file again"
-                ) from error
+                expected = f"{self.image_bytes} bytes of the image; copy the file again"
+                raise input_problem(error, "the file cannot be read", expected) from error
             if not read:
                 raise DataError("the file ends within the image: it was cut short while it was read; write it again")
             got += read
@@ -168,6 +199,7 @@ class _LibraryReader(StackReader):
 
     def __init__(self, path: str):
         os.close(_open_to_read(path))
+        self.path = path
         with self._refusing():
             self._open(path)
         if min(*self.box, self.count) < 1 or max(self.box) > LARGEST_SIDE:
@@ -194,7 +226,10 @@ class _LibraryReader(StackReader):
         """Whatever the library raises, and they raise anything, is a sentence."""
         try:
             yield
+        except MemoryError:
+            raise
         except Exception as error:
+            _check_readable(self.path)
             reason = " ".join(str(error).split("File:")[0].split())  # without the place in Xmipp's code
             raise DataError(
                 f"{self.library} cannot read the file ({reason or type(error).__name__}), expected a stack of images; "
@@ -210,7 +245,7 @@ class XmippReader(_LibraryReader):
     def _open(self, path: str) -> None:
         import xmippLib
 
-        self._path, self._xmipp_image = path, xmippLib.Image
+        self._xmipp_image = xmippLib.Image
         header = xmippLib.Image()
         header.read(path, xmippLib.HEADER)
         columns, rows, slices, count = map(int, header.getDimensions())
@@ -218,7 +253,7 @@ class XmippReader(_LibraryReader):
 
     def _image(self, number: int) -> Any:
         image = self._xmipp_image()
-        image.read(f"{number + 1}@{self._path}" if self.count > 1 else self._path)
+        image.read(f"{number + 1}@{self.path}" if self.count > 1 else self.path)
         return image.getData()
 
     def close(self) -> None:
@@ -252,15 +287,23 @@ def _open_to_read(path: str) -> int:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for ever
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"the file cannot be opened ({getattr(error, 'strerror', error)}), expected a stack of images; check that "
-            "it is there and readable"
-        ) from error
+        expected = "a stack of images; check that it is there and readable"
+        raise input_problem(error, "the file cannot be opened", expected) from error
     mode = os.fstat(file).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, reading says so
         os.close(file)
         raise DataError("the file is a pipe or a device, expected a file on a disk; copy the stack into one")
     return file
+
+
+def _check_readable(path: str) -> None:
+    """Raise InputError if it is the disk that does not give a file, of which a library has said it cannot read it."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(BYTES_AT_ONCE):
+                pass
+    except OSError as error:
+        raise input_problem(error, "the file cannot be read", "all its bytes") from error
 
 
 class ImageReader:
@@ -301,3 +344,12 @@ def _native_header(raw: bytes) -> tuple[str, np.void] | None:
         if sizes_fit and fields["nz"] >= 1 and fields["mode"] in READABLE_MODES and fields["nsymbt"] >= 0:
             return order, fields
     return None
+
+
+def _holdings(fields: np.void, path: str) -> Holds:
+    """By a header, and the suffix: .mrcs is for stacks, of which some programs write headers as of maps."""
+    space_group, slices = int(fields["ispg"]), int(fields["mz"])
+    if space_group in VOLUME_STACKS and slices > 1:
+        return Holds.MAPS
+    is_cube = fields["nx"] == fields["ny"] == fields["nz"]
+    return Holds.MAP if space_group == 1 and is_cube and not path.lower().endswith(".mrcs") else Holds.IMAGES

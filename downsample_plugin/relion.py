@@ -60,7 +60,8 @@ class RelionStar:
             raise
         #: labels whose values tell groups apart
         self.group_labels = [label for label in labels.OF_GROUP if label in self.table.labels]
-        self._shift_labels = self._find_shift_labels()
+        #: labels of the origins that RELION goes by: those in Å beside an optics table, else those in px, if any
+        self.shift_labels = self._find_shift_labels()
         self._forget()
 
     def _forget(self) -> None:
@@ -87,10 +88,9 @@ class RelionStar:
     @property
     def has_origins(self) -> bool:
         """Whether the particles carry shifts."""
-        return bool(self._shift_labels)
+        return bool(self.shift_labels)
 
     def _find_shift_labels(self) -> Sequence[str]:
-        """Labels of the origins that RELION goes by: those in Å beside an optics table, else those in px, if any."""
         in_angstrom, in_pixels = ("rlnOriginXAngst", "rlnOriginYAngst"), ("rlnOriginX", "rlnOriginY")
         sorts = [in_angstrom] if self.optics else [in_pixels, in_angstrom]
         return next((sort for sort in sorts if set(sort) & set(self.table.labels)), ())
@@ -114,7 +114,7 @@ class RelionStar:
 
     def _particles(self, block: Block, rows: Rows) -> Particles:
         present = [label for label in labels.OF_PARTICLE if label in self.table.labels]
-        numbers = {label: self._numbers(block, rows, label) for label in present}
+        numbers = {label: self.numbers(block, rows, label) for label in present}
         files, indices = self._images(block, rows)
         groups = self._group_numbers(block, rows)
         for number, group in enumerate(self.found_groups.values()):
@@ -122,9 +122,9 @@ class RelionStar:
                 of_group = dict.fromkeys(files[groups == number].tolist())
                 self._groups.look_into(group, map(self.image_files.__getitem__, of_group))
         shifts = np.zeros((len(rows), 2))
-        for axis, label in enumerate(self._shift_labels):
+        for axis, label in enumerate(self.shift_labels):
             shifts[:, axis] = numbers.get(label, 0.0)
-        if self._shift_labels and self._shift_labels[0] in labels.ORIGINS_ANGSTROM:
+        if self.shift_labels and self.shift_labels[0] in labels.ORIGINS_ANGSTROM:
             shifts /= np.array([group.apix for group in self.found_groups.values()])[groups][:, None]
         of_rows = np.arange(block.first, block.first + len(rows), dtype=np.int64)
         return Particles(block, of_rows, files, indices, shifts, groups)
@@ -132,7 +132,8 @@ class RelionStar:
     def _error(self, block: Block, rows: Rows, row: int, problem: str) -> DataError:
         return self.file.error_at(block.offset + int(rows.lines[row, 0]), problem)
 
-    def _numbers(self, block: Block, rows: Rows, label: str) -> NDArray[np.float64]:
+    def numbers(self, block: Block, rows: Rows, label: str) -> NDArray[np.float64]:
+        """Values (n,) of the rows of a block; DataError, with the line, where one is no finite number."""
         texts = rows.values(self.table.column(label))
         together = "".join(texts)
         try:
@@ -144,6 +145,12 @@ class RelionStar:
             row = first_without_number(texts)
             raise self._error(block, rows, row, no_number(label, texts[row]))
         return numbers
+
+    def apix_of(self, block: Block, rows: Rows) -> NDArray[np.float64]:
+        """Pixel sizes (n,), in Å/px, of the images of the rows of a block."""
+        groups = self._group_numbers(block, rows)
+        found: NDArray[np.float64] = np.array([group.apix for group in self.found_groups.values()])[groups]
+        return found
 
     def _group_numbers(self, block: Block, rows: Rows) -> NDArray[np.int32]:
         columns = [rows.raw(self.table.column(label)) for label in self.group_labels]

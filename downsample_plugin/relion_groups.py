@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from . import relion_labels as labels
 from .core.checks import LARGEST_NUMBER
-from .errors import DataError, PlanError
+from .errors import DataError, InputError, PlanError
 from .readers import open_stack
 from .relion_tables import Optics
 from .star import Table
@@ -158,7 +158,10 @@ class _Box:
                 self._tried.add(file)
                 try:
                     with open_stack(file) as stack:
-                        self.box, self.file = stack.box[0], file
+                        stack.check_images(is_said=True)
+                        self.box, self.file = stack.square_box(), file
+                except InputError as error:
+                    raise InputError(f"{file}: {error}") from error
                 except DataError as error:
                     self.problem = self.problem or f"{file}: {error}"
 

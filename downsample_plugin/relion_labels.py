@@ -49,8 +49,23 @@ ORIGINS_ANGSTROM = {f"rlnOrigin{axis}{prior}Angst": n for n, axis in enumerate("
 ORIGINS_PIXELS = {f"rlnOrigin{axis}{prior}": n for n, axis in enumerate("XY") for prior in ("", "Prior")}
 #: px of the image; recentring does not change them
 LENGTHS_PIXELS = ("rlnOriginZ", "rlnOriginZPrior", "rlnHelicalTrackLength")
+#: what a refinement finds, beside origins
+REFINED = (
+    *(f"rlnAngle{angle}{prior}" for angle in ("Rot", "Tilt", "Psi") for prior in ("", "Prior")),
+    "rlnAnglePsiFlip",
+    "rlnAnglePsiFlipRatio",
+    "rlnAngleRotFlipRatio",
+    "rlnClassNumber",
+    "rlnRandomSubset",
+    "rlnNormCorrection",
+    "rlnLogLikeliContribution",
+    "rlnMaxValueProbDistribution",
+    "rlnNrOfSignificantSamples",
+)
 #: px of the micrograph
 COORDINATES = {"rlnCoordinateX": 0, "rlnCoordinateY": 1}
+#: what belongs to an image, and to no other one that is made of it or that it was made of
+OF_IMAGE = (IMAGE, "rlnImageOriginalName", *OF_GROUP, *LENGTHS_PIXELS, *COORDINATES, *RECORD)
 #: numbers of each particle that must be numbers
 OF_PARTICLE = (*ORIGINS_ANGSTROM, *ORIGINS_PIXELS, *LENGTHS_PIXELS, *COORDINATES, *RECORD[1:])
 

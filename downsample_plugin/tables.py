@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .core.downsampler import split_shift
 from .core.plan import Recenter
-from .errors import DataError
+from .errors import OF_THE_FILE, DataError
 from .whole_files import whole_binary_file, whole_file
 
 # A particle: its id, and the number of its image, from 0
@@ -133,18 +133,29 @@ def read_array(path: str, dtype: np.dtype[Any], start: int = 0, count: int | Non
                 raise ValueError(f"it has {min(shape[0], there)} rows, expected {start + wanted}")
             return np.fromfile(file, dtype, wanted, offset=start * dtype.itemsize)
     except Exception as error:  # of a header that is none, NumPy raises anything
+        _raise_if_of_the_disk(error)
         raise DataError(f"{path}: it cannot be read as a table of a job ({error}); write the job again") from error
 
 
-def write_names(path: str, names: Sequence[str]) -> None:
-    """Write names of files, which may be any bytes."""
+def write_files(path: str, files: Mapping[str, Sequence[int] | None]) -> None:
+    """Write names of files, which may be any bytes, each with its state, None where it is not there."""
     with whole_file(path) as file:
-        json.dump(names, file)
+        json.dump(list(files.items()), file)
 
 
-def read_names(path: str) -> list[str]:
-    """Names of files; DataError if there is no such list."""
-    return [str(name) for name in _read_list(path)]
+def read_files(path: str, numbers: int) -> dict[str, list[int] | None]:
+    """What ``write_files`` wrote, of states of so many numbers; DataError if there is no such list."""
+    return {
+        str(name): None if state is None else [int(number) for number in state]
+        for name, state in _read_rows(path, 2)
+        if _is_state(path, state, numbers)
+    }
+
+
+def _is_state(path: str, state: object, numbers: int) -> bool:
+    if state is None or (isinstance(state, list) and len(state) == numbers and {int} >= set(map(type, state))):
+        return True
+    raise DataError(f"{path}: it cannot be read as a list of files; write the job again")
 
 
 def write_bad(path: str, bad: Sequence[Sequence[Any]]) -> None:
@@ -155,21 +166,27 @@ def write_bad(path: str, bad: Sequence[Sequence[Any]]) -> None:
 
 def read_bad(path: str, columns: int) -> list[list[Any]]:
     """The list that ``write_bad`` wrote, of rows of so many values; DataError if it is none."""
-    found = _read_list(path)
-    if not all(isinstance(each, list) and len(each) == columns for each in found):
-        raise DataError(f"{path}: it cannot be read as a list of bad particles; write the job again")
-    return found
+    return _read_rows(path, columns)
 
 
-def _read_list(path: str) -> list[Any]:
+def _read_rows(path: str, columns: int) -> list[list[Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         if not isinstance(found, list):
             raise ValueError("it is no list")
+        if not all(isinstance(each, list) and len(each) == columns for each in found):
+            raise ValueError(f"its rows are not of {columns} values")
+        return found
     except (OSError, ValueError, RecursionError) as error:
+        _raise_if_of_the_disk(error)
         raise DataError(f"{path}: it cannot be read as a list ({error}); write the job again") from error
-    return found
+
+
+def _raise_if_of_the_disk(error: Exception) -> None:
+    """Raise it again if the file itself is not to blame."""
+    if isinstance(error, OSError) and error.errno not in OF_THE_FILE:
+        raise error
 
 
 # ---- for people ------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from .core.downsampler import Downsampler, split_shift
 from .core.memory import aligned_zeros
 from .core.plan import DownsamplePlan
 from .core.statistics import STATISTICS
-from .errors import DataError
-from .fingerprints import word_sums
+from .errors import DataError, InputError
+from .fingerprints import FileState, check_unchanged, word_sums
 from .readers import ImageReader, MrcReader
 from .stacks import open_part, write_images
 
@@ -35,8 +35,9 @@ class Piece(NamedTuple):
     """Images for a worker, sorted by file and place in it."""
 
     part_path: str
-    file_names: tuple[str, ...]
-    #: (count,), places in `file_names`
+    #: image files, and what each was when the job was written
+    inputs: tuple[tuple[str, FileState | None], ...]
+    #: (count,), places in `inputs`
     files: NDArray[np.int64]
     #: (count,), the images (WANTED)
     wanted: NDArray[np.void]
@@ -85,12 +86,13 @@ def run_piece(piece: Piece) -> PieceDone:
     columns = (piece.files, piece.wanted["index"], split.whole, split.fraction)
     todo = list(zip(*(column.tolist() for column in columns)))
     problems: dict[int, str] = {}
+    file_names = [name for name, _ in piece.inputs]
     with open_part(piece.part_path) as part, ImageReader() as reader:
         for first in range(0, len(done), len(_images)):
             last = min(first + len(_images), len(done))
             for start in range(first, last, block):
                 stop = min(start + block, last)
-                refused = _put_block(reader, piece.file_names, todo[start:stop])
+                refused = _put_block(reader, file_names, todo[start:stop])
                 images = _images[start - first : stop - first]
                 outcome = _downsampler.run(stop - start, images)
                 done["statistics"][start:stop] = outcome.statistics
@@ -98,6 +100,8 @@ def run_piece(piece: Piece) -> PieceDone:
                 for place, problem in {**outcome.problems, **refused}.items():
                     problems[start + place] = str(problem)
             _write_runs(part, piece.places[first:last], _images)
+    for name, state in piece.inputs:
+        check_unchanged(name, state)
     return done, problems
 
 
@@ -109,9 +113,12 @@ def _put_block(reader: ImageReader, file_names: Sequence[str], todo: Todo) -> di
     for place, (file, image_index, whole, fraction) in enumerate(todo):
         try:
             stack = reader.open(file_names[file])
+            stack.check_images(is_said=True)
             number = stack.number_of(image_index)
             memory = _downsampler.memory(place, stack.shape, stack.dtype)
             _downsampler.put(place, stack.read(number, memory), whole, fraction)
+        except InputError as problem:
+            raise InputError(f"{file_names[file]}: {problem}") from problem
         except DataError as problem:
             problems[place] = problem
     return problems
@@ -127,6 +134,7 @@ def _read_at_once(reader: ImageReader, file_names: Sequence[str], todo: Todo) ->
         return False
     try:
         stack = reader.open(file_names[file])
+        stack.check_images(is_said=True)
         number = stack.number_of(first)
         if not isinstance(stack, MrcReader) or stack.number_of(first + len(todo) - 1) != number + len(todo) - 1:
             return False

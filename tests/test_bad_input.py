@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from emtable import Table
 
-from downsample_plugin import cli
+from downsample_plugin import command_line
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.errors import DataError
 from downsample_plugin.tables import BadParticle
@@ -103,7 +103,7 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
     rows.insert(2, Row(99, 1, "bad.mrcs", 0, 0))
     job = write_job("job", PLAN, rows, 100)
     done = run(job.path)
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "Traceback" not in done.stderr
     with pytest.raises(DataError, match=rf"(?s)1 particle cannot.*Particle 99, image 1 of bad\.mrcs: .*{sentence}"):
         job.check_done(skip_corrupt=False)
@@ -141,7 +141,7 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
 def test_what_cannot_be_opened(here, make_it, name, sentence):
     make_it()
     job = write_job("job", PLAN, [Row(1, 1, name, 0, 0)], 10)
-    assert run(job.path).returncode == cli.EXIT_DATA
+    assert run(job.path).returncode == command_line.EXIT_DATA
     with pytest.raises(DataError, match=rf"(?s)Particle 1, image 1 of {name}: .*{sentence}"):
         job.check_done(skip_corrupt=False)
     assert run(job.path, "--skip-corrupt").returncode == 0
@@ -156,14 +156,16 @@ def test_all_bad_particles_are_found_in_one_pass_and_the_good_stacks_stay(here):
     rows = [Row(100 + i, i, "in.mrcs", 0, 0) for i in range(1, 31)]
     singular = [BadParticle(500, 1, "in.mrcs", "alignment matrix: its rotation is singular")]
     job = write_job("job", PLAN, rows, 6, singular)
-    assert run(job.path, "--jobs", "2").returncode == cli.EXIT_DATA
+    assert run(job.path, "--jobs", "2").returncode == command_line.EXIT_DATA
     with pytest.raises(DataError) as refused:
         job.check_done(skip_corrupt=False)
     lines = str(refused.value).split("\n")
     assert lines[0] == "7 particles cannot be used, expected none:"
     assert [line.split(",")[0] for line in lines[1:6]] == [f"Particle {i}" for i in (500, 105, 112, 113, 126)]
     assert lines[6] == "… and 2 more"
-    assert lines[7].startswith("All are listed in job/bad_particles.star. Mend them or drop them from the set, or let")
+    assert lines[7].startswith(
+        "All are listed in job/bad_particles.star. Repair them or take them out of the input, or "
+    )
     listed = Table(fileName="job/bad_particles.star", tableName="bad_particles")
     assert [bad.particleId for bad in listed] == [500, 105, 112, 113, 126, 127, 128]
     assert [stack.is_done() for stack in job.stacks] == [False, False, False, True, False]
@@ -178,7 +180,7 @@ def test_all_bad_particles_are_found_in_one_pass_and_the_good_stacks_stay(here):
     found = [mrcfile.read(row.image_file)[row.image_index - 1] for row in results_of(job)]
     assert np.array_equal(found, expected)
 
-    assert run(job.path).returncode == cli.EXIT_DATA, "not to be skipped any more"
+    assert run(job.path).returncode == command_line.EXIT_DATA, "not to be skipped any more"
     assert not os.path.exists(job.stacks[0].path)
 
 
@@ -224,7 +226,7 @@ def test_no_memory_on_a_headers_word(here):
     (bad,) = job.bad_particles(job.stacks)
     assert "image size: got 30000 x 30000 px" in bad.problem
     done = run("huge.mrcs", "--apix", "1", "-o", "out", "--box", "64")
-    assert done.returncode == cli.EXIT_USAGE
+    assert done.returncode == command_line.EXIT_USAGE
     assert "Box of the particles: got 30000 px, expected 8 to 4096 px" in done.stderr
 
 
@@ -238,7 +240,7 @@ def test_the_command_line_lists_and_skips_too(here):
         file.writelines(f"{i}@in.mrcs 1 c{i}\n" for i in range(1, 9))
     wishes = ["in.star", "-o", "out", "--box", "16"]
     done = run(*wishes)
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "2 particles cannot be used" in done.stderr
     assert "Particle 1, image 1 of gone.mrcs" in done.stderr
     assert not os.path.exists("out/particles.star")
@@ -268,7 +270,7 @@ def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
         [f"{i}@{name} {group}" for i in (1, 2, 3, 4) for name, group in (("a.mrcs", 1), ("b.mrcs", 2))], "1 1.5\n2 2.5"
     )
     done = run("in.star", "-o", "out", "--box", "16")
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "5 particles cannot be used" in done.stderr
     listed = Table(fileName="out/bad_particles.star", tableName="bad_particles")
     assert [bad.particleId for bad in listed] == [2, 3, 4, 6, 8]
@@ -300,7 +302,7 @@ def test_star_files_that_would_mislead(here, rows, optics, labels, sentence):
     make("a.mrcs", noise())
     star(rows, optics, labels or "_rlnImageName\n_rlnOpticsGroup")
     done = run("in.star", "-o", "out", "--box", "16")
-    assert done.returncode in (cli.EXIT_DATA, cli.EXIT_USAGE)
+    assert done.returncode in (command_line.EXIT_DATA, command_line.EXIT_USAGE)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -322,7 +324,7 @@ def test_rows_that_begin_like_something_else(here, first):
 def test_a_pipe_does_not_hold_the_run_up(here):
     os.mkfifo("pipe.mrcs")
     done = run("pipe.mrcs", "-o", "out", "--box", "16")
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "the file is a pipe or a device" in done.stderr
 
 
@@ -330,14 +332,14 @@ def test_a_pipe_does_not_hold_the_run_up(here):
 def test_pixel_sizes_that_make_no_sense(here, apix):
     make("a.mrcs", noise())
     done = run("a.mrcs", "--apix", apix, "--pixel-size", "1.5e308", "-o", "out")
-    assert done.returncode == cli.EXIT_USAGE
+    assert done.returncode == command_line.EXIT_USAGE
     assert "Traceback" not in done.stderr
 
 
 def test_a_constant_image_with_a_highpass(here):
     make("a.mrcs", np.full((1, 33, 33), 1e30, "f4"))
     done = run("a.mrcs", "--apix", "1", "-o", "out", "--highpass", "20", "--normalize", "-1")
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "expected noise to normalise by" in done.stderr
 
 
@@ -346,5 +348,5 @@ def test_folders_that_cannot_be_written(here):
     with open("file", "w"):
         pass
     done = run("a.mrcs", "--apix", "1", "-o", "file", "--box", "16")
-    assert done.returncode == cli.EXIT_USAGE
+    assert done.returncode == command_line.EXIT_USAGE
     assert "-o: file is a file, expected a folder for what comes out; give another name." in done.stderr

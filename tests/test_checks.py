@@ -28,7 +28,10 @@ REFUSED = [
     ({"target_pixel_size": 100.0}, "got 100.0 Å/px, expected at most 52.4 Å/px"),
     ({"target_pixel_size": 0.0}, "got 0.0 Å/px, expected a number above 0"),
     ({"target_pixel_size": float("nan")}, "got nan Å/px, expected a number above 0"),
-    ({"target_pixel_size": 3.0, "fourier_crop_size": 128}, "Both a desired pixel size (3.0 Å/px) and"),
+    (
+        {"target_pixel_size": 3.0, "fourier_crop_size": 128},
+        "Desired approx. pixel size (3.0 Å/px) and Fourier crop to box size (128 px) are both",
+    ),
     ({"lowpass_resolution": 0.0}, "Lowpass resolution: got 0.0 Å, expected a number above 0"),
     ({"lowpass_resolution": -8.0}, "got -8.0 Å"),
     ({"highpass_resolution": float("inf")}, "Highpass resolution: got inf Å"),
@@ -95,7 +98,7 @@ def test_several_problems_are_told_at_once():
 
 
 WARNED = [
-    ({"target_pixel_size": 3.0}, "3 Å/px was asked for, 2.9943 Å/px comes out"),
+    ({"target_pixel_size": 3.0}, "3 Å/px was requested, 2.9943 Å/px comes out"),
     ({"fourier_crop_size": 254, "normalize": True}, "Box of 254 px has the prime factor 127"),
     ({"crop_size": 298, "fourier_crop_size": 100, "normalize": True}, "Box of 298 px has the prime factor 149"),
     (

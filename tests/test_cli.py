@@ -12,9 +12,10 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli, relion_labels
+from downsample_plugin import cli, command_line, relion_labels
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
+from downsample_plugin.relion import RelionStar
 
 from . import relion_files
 from .relion_files import write_refined
@@ -25,7 +26,7 @@ BOX = 32
 
 
 def command(*arguments, code=0):
-    assert cli.main([*arguments, "--jobs", "2"]) == code
+    assert cli.main([*arguments, "--jobs", "2", "--no-picture"]) == code
 
 
 def noise(count, box=BOX, seed=0):
@@ -85,8 +86,55 @@ def test_the_pixel_size_of_the_header(here, capsys):
     command("in.mrcs", "-o", "out", "--box", "16", "--normalize", "-1")
     assert mrcfile.open("out/particles_000001.mrcs").voxel_size.x == pytest.approx(3.0)
     write_stack("none.mrcs", noise(2))
-    command("none.mrcs", "-o", "none", "--box", "16", code=cli.EXIT_USAGE)
-    assert "says 0 Å/px, expected more than 0; give it by --apix" in capsys.readouterr().err
+    command("none.mrcs", "-o", "none", "--box", "16", code=command_line.EXIT_USAGE)
+    assert "--apix: the header of none.mrcs says 0 Å/px, expected more than 0; give it" in capsys.readouterr().err
+
+
+def test_a_stack_comes_with_a_star_file(here, capsys):
+    """It holds the stacks together, and names what each image was made of."""
+    images = noise(7)
+    images[2, 0, 0] = np.nan
+    write_stack("in.mrcs", images, voxel_size=1.5)
+    command("in.mrcs", "-o", "out", "--box", "16", "--particles-per-stack", "3", "--skip-corrupt")
+    said = capsys.readouterr().out
+    assert "Done: 6 particles in out/particles.star" in said
+    assert "Stacks: out/particles_000001.mrcs … out/particles_000003.mrcs (3 files)" in said
+    (optics,) = table("out/particles.star", "optics")
+    assert (optics.rlnImageSize, optics.rlnImagePixelSize, optics.rlnImageDimensionality) == ("16", "3", "2")
+    rows = table("out/particles.star", "particles")
+    kept = [1, 2, 4, 5, 6, 7]
+    plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
+    expected, _ = downsample_images(images[[place - 1 for place in kept]], plan)
+    for row, place, image in pairs(rows, kept, expected):
+        assert np.array_equal(image_at(row.rlnImageName), image)
+        assert row.downsampleImage == f"{place:06d}@in.mrcs"
+    with RelionStar("out/particles.star") as star:
+        assert sum(len(some.numbers) for some in star.particles()) == 6
+        assert (star.groups[0].apix, star.groups[0].box) == (3.0, 16)
+
+
+def test_the_result_picture(here, capsys, monkeypatch):
+    """Beside the stacks, unless it is not wanted or cannot be drawn."""
+    write_stack("in.mrcs", noise(7), voxel_size=1.5)
+    arguments = ["in.mrcs", "-o", "out", "--box", "16", "--jobs", "1", "--force"]
+    assert cli.main(arguments) == 0
+    assert Path("out/result.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main([*arguments, "--no-picture"]) == 0
+    assert not Path("out/result.png").exists(), "that of the run before is gone"
+    monkeypatch.setitem(sys.modules, "downsample_plugin.picture", None)  # as if matplotlib were missing
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    assert "No result picture: it could not be drawn" in capsys.readouterr().out
+    assert Path("out/particles.star").exists() and not Path("out/result.png").exists()
+
+
+def test_a_picture_of_somebody_else(here, capsys):
+    write_stack("in.mrcs", noise(2), voxel_size=1.5)
+    os.mkdir("out")
+    Path("out/result.png").write_text("mine")
+    command("in.mrcs", "-o", "out", "--box", "16", "--force", code=command_line.EXIT_USAGE)
+    assert "out/result.png: it is there and not of a run of this program" in capsys.readouterr().err
+    assert Path("out/result.png").read_text() == "mine"
 
 
 # ---- STAR files ------------------------------------------------------------------------------------------
@@ -117,7 +165,35 @@ def test_a_refined_star_file_with_optics_groups(here, capsys):
     (optics,) = table("out/particles.star", "optics")
     assert (optics.rlnImageSize, float(optics.rlnImagePixelSize)) == ("32", 5.612)
     assert optics.rlnMicrographOriginalPixelSize == "1.403000"
-    assert "micrograph coordinates stay as they are" in capsys.readouterr().out
+    assert "Warning: Micrograph coordinates (rlnCoordinateX, Y) stay as they are" in capsys.readouterr().out
+
+
+def test_pixel_size_of_the_micrographs(here, capsys):
+    """Coordinates of binned extractions move with it, in pixels of the micrograph; and a second run knows."""
+    truth = write_refined(".", largest_shift=40.0)
+    text = Path("refined.star").read_text()
+    known = f"{relion_files.MICROGRAPH_APIX:12.6f} {relion_files.BOX:12d}"
+    assert known in text
+    Path("refined.star").write_text(text.replace(known, f"0.0 {relion_files.BOX:12d}"))
+    command("refined.star", "-o", "out", "--box", "32", "--recenter", "--micrograph-apix", "1.403")
+    assert "Micrograph coordinates" not in capsys.readouterr().out
+    rows = table("out/particles.star", "particles")
+    for row, before in pairs(rows, truth):
+        d = np.round(before.shift / relion_files.APIX)
+        found = float(row.rlnCoordinateX), float(row.rlnCoordinateY)
+        assert found == pytest.approx(before.place - 2 * d, abs=1e-5)  # 2 px of the micrograph in a px of the image
+    (optics,) = table("out/particles.star", "optics")
+    assert optics.rlnMicrographPixelSize == "1.403"
+    command("out/particles.star", "-o", "again", "--box", "16", "--recenter-exact")
+    assert "Micrograph coordinates" not in capsys.readouterr().out
+    command("out/particles.star", "-o", "no", "--box", "16", "--micrograph-apix", "1.5", code=command_line.EXIT_USAGE)
+    assert "Pixel size of the micrographs: got 1.5 Å/px, expected 1.403 Å/px" in capsys.readouterr().err
+
+
+def test_an_odd_box(here, capsys):
+    write_stack("in.mrcs", noise(2), voxel_size=1.5)
+    command("in.mrcs", "-o", "out", "--box", "15")
+    assert "Warning: Box of 15 px is odd: RELION 3.1 reconstructs wrong maps" in capsys.readouterr().out
 
 
 def test_real_particles_of_relion_30(here):
@@ -244,7 +320,7 @@ def test_relion_30(here, capsys, recenter):
         assert (float(row.rlnOriginX), float(row.rlnOriginY)) == pytest.approx(tuple(left), abs=1e-6)
         assert 1e4 * float(row.rlnDetectorPixelSize) / float(row.rlnMagnification) == pytest.approx(6.0)
         assert (row.rlnCoordinateX, row.rlnCoordinateY) == ("10.000000", "20.000000")
-    assert ("micrograph coordinates stay" in capsys.readouterr().out) == recenter
+    assert ("Micrograph coordinates" in capsys.readouterr().out) == recenter
 
 
 def test_images_are_looked_for_from_here_first(here):
@@ -272,7 +348,7 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
     command(*arguments)
     stacks = {path: path.read_bytes() for path in Path("out").rglob("*.mrcs")}
     some = min(stacks)
-    command(*arguments, code=cli.EXIT_USAGE)
+    command(*arguments, code=command_line.EXIT_USAGE)
     assert "out: it holds a finished run already; add --force" in capsys.readouterr().err
 
     os.remove(some)  # as if it had been stopped
@@ -296,9 +372,9 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
     "arguments, code, sentence",
     [
         (["in.mrcs", "-o", "out"], 2, "Nothing to do"),
-        (["in.mrcs", "-o", "out", "--box", "64"], 2, "Fourier crop to box size: got 64 px, expected 8 to 32 px"),
-        (["in.mrcs", "-o", "out", "--box", "16", "--recenter"], 2, "--recenter: a stack has no aligned shifts"),
-        (["in.star", "-o", "out", "--box", "64"], 2, "Particles of 32 px, 1.5 Å/px: Fourier crop to box size"),
+        (["in.mrcs", "-o", "out", "--box", "64"], 2, "--box: got 64 px, expected 8 to 32 px"),
+        (["in.mrcs", "-o", "out", "--box", "16", "--recenter"], 2, "--recenter: a stack has no shifts or coordinates"),
+        (["in.star", "-o", "out", "--box", "64"], 2, "Particles of 32 px, 1.5 Å/px: --box: got"),
         (["in.star", "-o", "out", "--box", "16", "--apix", "2"], 2, "the images: got 2 Å/px, expected 1.5 Å/px"),
         (["in.star", "-o", "o\nut", "--box", "16"], 1, "it has a line break, a tab"),
         (["nowhere.mrcs", "-o", "out", "--box", "16"], 1, "nowhere.mrcs: the file cannot be opened"),
@@ -328,7 +404,7 @@ def test_refusals(here, capsys, arguments, code, sentence):
         (
             "000002@",
             "000009@",
-            "Particle 2, image 9 of stacks/in.mrcs: image 9 of the file is asked",
+            "Particle 2, image 9 of stacks/in.mrcs: image 9 was requested",
         ),
         ("_rlnOrigin", "_rlnOther", "no origins in it (rlnOriginXAngst, or rlnOriginX)"),
     ],

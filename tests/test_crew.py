@@ -201,7 +201,7 @@ def test_each_piece_is_taken_once(here, monkeypatch):
     """Even by processes that look at the same time, and see nothing of each other."""
     job = new_job("job")
     monkeypatch.setattr(crew, "_names_in", lambda folder: [])
-    works = [program.StackInPieces(job.stacks[0], job.file_names(), "", 7) for _ in range(3)]
+    works = [program.StackInPieces(job.stacks[0], job.files(), "", 7) for _ in range(3)]
     for work in works:
         work.shared_in = "."
     taken = [crew._take(works[i % 3]) for i in range(15)]
@@ -210,7 +210,7 @@ def test_each_piece_is_taken_once(here, monkeypatch):
 
 def test_a_piece_that_comes_twice_counts_once(here):
     (stack, _) = new_job("job").stacks
-    work = program.StackUnderWay(stack, ["in.mrcs"], PER_STACK // 2, False)
+    work = program.StackUnderWay(stack, {"in.mrcs": None}, PER_STACK // 2, False)
     done = np.zeros(PER_STACK // 2, dtype=DONE), {}
     assert [work.take(0, done), work.take(0, done), work.is_complete] == [PER_STACK // 2, 0, False]
     assert [work.take(1, done), work.is_complete] == [PER_STACK // 2, True]

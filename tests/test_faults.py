@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from downsample_plugin import cli, program
+from downsample_plugin import command_line, program
 from downsample_plugin.core import DownsamplePlan
 from downsample_plugin.errors import DataError
 from downsample_plugin.job import Job
@@ -126,7 +126,7 @@ def test_a_worker_that_dies_ends_the_run_and_never_hangs_it(here, undisturbed):
         time.sleep(0.01 * number)
         workers[number % 2].kill()
         _, error = process.communicate(timeout=20)
-        assert process.returncode == cli.EXIT_DATA
+        assert process.returncode == command_line.EXIT_DATA
         assert error.startswith("ERROR: A worker process died: it was killed, or the machine ran out of memory")
         assert_all_end(workers)
         assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
@@ -145,7 +145,7 @@ def test_stopped_by_the_user(here, undisturbed, stop):
     else:
         process.terminate()
     _, error = process.communicate(timeout=20)
-    assert process.returncode == cli.EXIT_STOPPED
+    assert process.returncode == command_line.EXIT_STOPPED
     assert error == "Stopped; the same command goes on from here.\n"
     assert_all_end(workers)
     assert time.monotonic() - start < 5
@@ -163,7 +163,7 @@ def test_ctrl_c_twice(here, undisturbed):
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(0.01 * number)
         _, error = process.communicate(timeout=20)
-        assert process.returncode == cli.EXIT_STOPPED
+        assert process.returncode == command_line.EXIT_STOPPED
         assert error == "Stopped; the same command goes on from here.\n"
         assert_all_end(workers)
 
@@ -177,7 +177,7 @@ def test_a_file_that_may_not_grow(here, undisturbed):
 
     process = started(job, preexec_fn=limit)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == cli.EXIT_DATA
+    assert process.returncode == command_line.EXIT_DATA
     assert error.startswith("ERROR: limited: the output cannot be written (File too large), expected a folder that can")
     assert error.count("\n") == 1
     assert not [name for name in os.listdir(job.folder) if "mrcs" in name]
@@ -292,7 +292,7 @@ def test_the_record_of_a_stack(here, undisturbed):
         record = json.load(file)
     status = os.stat("in.mrcs")
     assert record["plan"] == PLAN.to_dict()
-    state = [status.st_size, status.st_mtime_ns]
+    state = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
     assert record["inputs"] == {f"in_{number}.mrcs": state for number in (10, 11)}
     assert (record["images"], record["bytes"]) == (200, 1024 + 200 * 64 * 64 * 4)
     assert record.keys() >= {"version", "checksum", "fingerprint"}

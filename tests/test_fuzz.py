@@ -22,7 +22,7 @@ from downsample_plugin.errors import DownsampleError
 from downsample_plugin.job import Job
 from downsample_plugin.readers import open_stack
 from downsample_plugin.relion import RelionStar
-from downsample_plugin.tables import ROW, read_array, read_bad, read_names, write_array
+from downsample_plugin.tables import ROW, read_array, read_bad, read_files, write_array
 
 from .scipion_sets import Row, write_job, write_stack
 
@@ -131,7 +131,9 @@ def test_star_files(plain, start, added, recenter):
             list(star.particles())
         wishes = {"fourier_crop_size": 16, "recenter": Recenter.EXACT if recenter else Recenter.NONE}
         with open(os.devnull, "w") as nowhere:
-            convert(Request("fuzzed.star", "out", None, wishes), 1, True, True, nowhere)
+            convert(
+                Request("fuzzed.star", "out", None, wishes, force=True, skip_corrupt=True, picture=False), 1, nowhere
+            )
         with RelionStar("out/particles.star") as star:
             list(star.particles())
 
@@ -150,7 +152,7 @@ def test_tables(here, changes, ending, other):
     for content in (data[:ending], other, b"\x93NUMPY" + other):
         Path("fuzzed.npy").write_bytes(content)
         refused_or_done(lambda: read_array("fuzzed.npy", ROW))
-        refused_or_done(lambda: read_names("fuzzed.npy"))
+        refused_or_done(lambda: read_files("fuzzed.npy", 4))
         refused_or_done(lambda: read_bad("fuzzed.npy", 2))
 
 

@@ -11,7 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli, program
+from downsample_plugin import cli, command_line, program
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
 from downsample_plugin.errors import DataError, PlanError
@@ -146,7 +146,7 @@ def test_numbers_too_large_to_compute_with(here):
     images[:, ::2] *= -1
     write_stack("huge.mrcs", images)
     job = write_job("job", PLAN, [Row(9, 1, "huge.mrcs", 0.3, 0)], 10)
-    assert run(job).returncode == cli.EXIT_DATA
+    assert run(job).returncode == command_line.EXIT_DATA
     with pytest.raises(DataError, match=r"Particle 9, image 1 of huge\.mrcs: pixel values too large"):
         job.check_done(skip_corrupt=False)
 
@@ -158,7 +158,7 @@ def test_numbers_too_large_to_compute_with(here):
             Row(9, 31, "one/particles.mrcs", 0, 0),
             "Particle 9, image 31 of one/particles.mrcs: .*expected 1 to 30",
         ),
-        (Row(9, 0, "one/particles.mrcs", 0, 0), "Particle 9, image 0 .*holds 30 images, expected one"),
+        (Row(9, 0, "one/particles.mrcs", 0, 0), "Particle 9, image 0 .*has 30 images, expected one"),
         (Row(9, 1, "nowhere.mrcs", 0, 0), "Particle 9, image 1 of nowhere.mrcs: the file cannot be opened"),
         (Row(9, 1, "small.mrcs", 0, 0), "Particle 9, image 1 of small.mrcs: image size: got 8 x 8 px"),
         (Row(9, 2, "nan.mrcs", 0, 0), "Particle 9, image 2 of nan.mrcs: pixels that are not numbers"),
@@ -172,7 +172,7 @@ def test_bad_data_is_named_and_ends_the_run(here, row, sentence):
     write_stack("nan.mrcs", images)
     job = write_job("job", PLAN, [*rows, row], 100)
     done = run(job, "--jobs", "2")
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "Traceback" not in done.stderr
     assert not job.stacks[0].is_done()
     assert not outputs(job)
@@ -199,7 +199,7 @@ def test_names_and_terminals_without_unicode(here, monkeypatch):
     os.truncate(name, 2000)
     job = write_job("job", PLAN, [Row(1, 1, name, 0, 0)], 10)
     done = run(job)
-    assert done.returncode == cli.EXIT_DATA
+    assert done.returncode == command_line.EXIT_DATA
     assert "Traceback" not in done.stderr
     with pytest.raises(DataError, match=r"udcff.*the file is cut short"):
         job.check_done(skip_corrupt=False)
@@ -282,7 +282,7 @@ def test_finished_stacks_stay_until_they_are_replaced(here):
 def test_job_files_that_are_none(here, capsys, text):
     with open("job.json", "w") as file:
         file.write(text)
-    assert cli.main(["job.json"]) in (cli.EXIT_DATA, cli.EXIT_USAGE)
+    assert cli.main(["job.json"]) in (command_line.EXIT_DATA, command_line.EXIT_USAGE)
     assert "cannot be read" in capsys.readouterr().err
 
 
@@ -290,7 +290,7 @@ def test_a_job_that_claims_more_than_its_tables_hold(here, capsys):
     rows, _ = scattered()
     job = write_job("job", PLAN, rows, 5)
     change(job.path, '"particles": 30', f'"particles": {10**15}')
-    assert cli.main([job.path]) == cli.EXIT_DATA
+    assert cli.main([job.path]) == command_line.EXIT_DATA
     assert "it has 30 rows, expected 1000000000000000" in capsys.readouterr().err
 
 
@@ -298,7 +298,7 @@ def test_usage(here, capsys):
     for arguments in ([], ["job.json", "--nonsense"], ["job.json", "--part", "3/2"], ["job.json", "--jobs", "0"]):
         with pytest.raises(SystemExit) as stopped:
             cli.main(arguments)
-        assert stopped.value.code == cli.EXIT_USAGE
+        assert stopped.value.code == command_line.EXIT_USAGE
     assert "expected 1 or more" in capsys.readouterr().err
 
 
@@ -306,5 +306,5 @@ def test_a_plan_changed_on_disk_is_refused_with_the_same_words(here, capsys):
     rows, _ = scattered()
     job = write_job("job", PLAN, rows, 5)
     change(job.path, '"fourier_crop_size": 16', '"fourier_crop_size": 64')
-    assert cli.main([job.path]) == cli.EXIT_USAGE
+    assert cli.main([job.path]) == command_line.EXIT_USAGE
     assert "Fourier crop to box size: got 64 px, expected 8 to 32 px" in capsys.readouterr().err

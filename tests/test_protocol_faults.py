@@ -211,7 +211,7 @@ def test_a_project_that_was_moved_goes_on(scipion, tmp_path):
     shutil.move(stack, stack + ".away")
     write_stack(stack, noise(39, box=32))
     protocol = new_downsample(project, particles, fourierCropSize=16, particlesPerStack=10)
-    with pytest.raises(RuntimeError, match="image 40 of the file is asked for, expected 1 to 39"):
+    with pytest.raises(RuntimeError, match="image 40 was requested, expected 1 to 39"):
         headless.run(project, protocol)
     shutil.move(stack + ".away", stack)
     number = protocol.getObjId()

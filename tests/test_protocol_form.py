@@ -2,8 +2,10 @@
 """What users read and fill in: parameters, refusals, warnings, summary, methods; and that Scipion finds it all."""
 
 import json
+import sqlite3
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -213,13 +215,36 @@ def test_no_particles_and_no_sampling_rate(project, sets):
     assert "the images are 30 x 40 px, expected square ones" in error
 
 
+def test_a_map_connected_as_particles(project):
+    with mrcfile.new("map.mrc") as file:
+        file.set_data(np.zeros((32, 32, 32), np.float32))
+        file.set_volume()
+    given = particle_set(project, [particle(i, (i, "map.mrc")) for i in range(1, 33)], APIX)
+    (error,) = new_downsample(project, given, fourierCropSize=20).validate()
+    assert "Input particles, map.mrc: the file is a 3D map (32 x 32 x 32" in error
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_coordinates_that_are_no_numbers(project, sets, value):
+    """They are found before any image is read, and may be skipped."""
+    items = [particle(i, (i, "some.mrcs"), np.eye(4), (10 * i, 10)) for i in (1, 2, 3)]
+    given = particle_set(project, items, APIX, "Projection")
+    set_value(given.outputParticles, "_coordinate._x", 2, value)
+    protocol = new_downsample(project, given, fourierCropSize=20)
+    project.launchProtocol(protocol, wait=True)
+    assert "Particle 2, image 2 of some.mrcs: coordinates: got (" in protocol.getErrorMessage()
+    protocol.skipCorrupt.set(True)
+    project.launchProtocol(protocol, wait=True)
+    assert [item.getObjId() for item in protocol.outputParticles.iterItems()] == [1, 3]
+
+
 def test_threads_and_alignments_without_a_sampling_rate(project, sets):
     (error,) = new_downsample(project, sets[None], fourierCropSize=20, numberOfThreads=0).validate()
     assert "Threads: got 0, expected 1 or more" in error
     unsized = particle_set(project, [particle(1, (1, "some.mrcs"), np.eye(4))], None, "Projection")
     protocol = new_downsample(project, sets[None], fourierCropSize=20, alignments3D=(unsized, "outputParticles"))
     (error,) = protocol.validate()
-    assert "Alignments 3D: the set has no sampling rate" in error
+    assert "Alignments 3D: its sampling rate is 0 Å/px, expected the pixel size" in error
 
 
 def test_no_common_particles(project, sets):
@@ -227,6 +252,24 @@ def test_no_common_particles(project, sets):
     protocol = new_downsample(project, sets[None], alignments3D=(others, "outputParticles"), fourierCropSize=20)
     project.launchProtocol(protocol, wait=True)
     assert "none is left to downsample, expected one or more" in protocol.getErrorMessage()
+
+
+def set_value(particles, label, particle_id, value):
+    """Write a value into the file of a set that Scipion would not write."""
+    with sqlite3.connect(particles.getFileName()) as connection:
+        ((column,),) = connection.execute("SELECT column_name FROM Classes WHERE label_property=?", [label])
+        connection.execute(f"UPDATE Objects SET {column}=? WHERE id=?", [value, particle_id])
+    particles.close()
+
+
+def test_a_coordinate_that_is_text(project, sets):
+    items = [particle(i, (i, "some.mrcs"), np.eye(4), (10 * i, 10)) for i in (1, 2, 3)]
+    given = particle_set(project, items, APIX, "Projection")
+    set_value(given.outputParticles, "_coordinate._y", 3, "west")
+    protocol = new_downsample(project, given, fourierCropSize=20)
+    project.launchProtocol(protocol, wait=True)
+    assert "_coordinate._y: got something else than numbers" in protocol.getErrorMessage()
+    assert not list(Path(protocol._getExtraPath()).glob("*.mrcs"))
 
 
 def test_a_singular_matrix_names_its_particle(project, sets):

@@ -76,7 +76,7 @@ def test_images_beyond_the_stack(tmp_path):
     mrcfile.write(tmp_path / "a.mrcs", noise())
     with open_stack(str(tmp_path / "a.mrcs")) as reader:
         for index in (-1, 4):
-            with pytest.raises(DataError, match=f"image {index} of the file is asked for, expected 1 to 3"):
+            with pytest.raises(DataError, match=f"image {index} was requested, expected 1 to 3"):
                 reader.number_of(index)
 
 

@@ -19,10 +19,10 @@ from downsample_plugin.tables import (
     list_bad_particles,
     read_array,
     read_bad,
-    read_names,
+    read_files,
     write_array,
     write_bad,
-    write_names,
+    write_files,
 )
 
 from .scipion_sets import Row, block_of
@@ -32,11 +32,12 @@ names = st.binary(min_size=1).filter(lambda name: b"\0" not in name).map(os.fsde
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(names, max_size=5))
+@given(st.lists(names, max_size=5, unique=True))
 def test_names_of_any_bytes_come_back(tmp_path_factory, written):
     path = str(tmp_path_factory.mktemp("table") / "names.json")
-    write_names(path, written)
-    assert read_names(path) == written
+    states = {name: None if place % 2 else [place, -1, 1 << 62] for place, name in enumerate(written)}
+    write_files(path, states)
+    assert list(read_files(path, 3).items()) == list(states.items())
 
 
 def test_rows_come_back_to_the_last_bit(tmp_path):

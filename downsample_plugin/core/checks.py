@@ -8,6 +8,7 @@ bound comes from, and what to do.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ..errors import PlanError
 from .geometry import largest_prime_factor
@@ -19,6 +20,52 @@ LARGEST_NUMBER = 1e9  # Å, Å/px, px: beyond, products overflow
 SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to here
 
 
+class Names(NamedTuple):
+    """What parameters are called, and how one sets them, where a sentence is read."""
+
+    apix: str
+    crop: str
+    pixel_size: str
+    fourier_crop: str
+    lowpass: str
+    highpass: str
+    background_radius: str
+    #: how to leave a parameter out, to have the background normalised, and to have corrupt particles left out
+    leave_out: str
+    do_normalize: str
+    do_skip_corrupt: str
+    #: how to go on with a run that has stopped
+    go_on: str
+
+
+FORM = Names(
+    apix="Sampling rate of the particles",
+    crop="Crop / pad to box size",
+    pixel_size="Desired approx. pixel size",
+    fourier_crop="Fourier crop to box size",
+    lowpass="Lowpass resolution",
+    highpass="Highpass resolution",
+    background_radius="Background radius",
+    leave_out="leave it empty",
+    do_normalize="switch on Normalize background",
+    do_skip_corrupt="switch on Skip corrupt particles",
+    go_on="continue the run",
+)
+COMMAND = Names(
+    apix="--apix",
+    crop="--crop",
+    pixel_size="--pixel-size",
+    fourier_crop="--box",
+    lowpass="--lowpass",
+    highpass="--highpass",
+    background_radius="--normalize",
+    leave_out="leave it out",
+    do_normalize="add --normalize -1",
+    do_skip_corrupt="add --skip-corrupt",
+    go_on="give the same command again",
+)
+
+
 def check(plan: DownsamplePlan) -> None:
     """Raise PlanError with all that stands in the way, if anything does."""
     found = impossibilities(plan)
@@ -26,17 +73,21 @@ def check(plan: DownsamplePlan) -> None:
         raise PlanError(found)
 
 
-def impossibilities(plan: DownsamplePlan) -> list[str]:
+def impossibilities(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
-    return _input_problems(plan) or _box_problems(plan) or _filter_problems(plan) + _normalize_problems(plan)
+    return (
+        _input_problems(plan, names)
+        or _box_problems(plan, names)
+        or _filter_problems(plan, names) + _normalize_problems(plan, names)
+    )
 
 
-def problems(plan: DownsamplePlan) -> list[str]:
+def problems(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
     """Why a user's request is refused: it cannot be done, or would do nothing; empty if it is not."""
-    return impossibilities(plan) or _nothing_to_do(plan)
+    return impossibilities(plan, names) or _nothing_to_do(plan)
 
 
-def _input_problems(plan: DownsamplePlan) -> list[str]:
+def _input_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     found = []
     if not SMALLEST_BOX <= plan.box_in <= LARGEST_BOX:
         found.append(
@@ -45,33 +96,33 @@ def _input_problems(plan: DownsamplePlan) -> list[str]:
         )
     if not _positive(plan.apix_in):
         found.append(
-            f"Sampling rate of the particles: got {plan.apix_in} Å/px, expected a number above 0; "
-            "set the pixel size of the particles first."
+            f"{names.apix}: got {plan.apix_in} Å/px, expected a number above 0; set the pixel size of the particles "
+            "first."
         )
     return found
 
 
-def _box_problems(plan: DownsamplePlan) -> list[str]:
+def _box_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
-            f"Both a desired pixel size ({plan.target_pixel_size} Å/px) and a Fourier crop to box size "
-            f"({plan.fourier_crop_size} px) are given, expected one of them; leave the other empty."
+            f"{names.pixel_size} ({plan.target_pixel_size} Å/px) and {names.fourier_crop} "
+            f"({plan.fourier_crop_size} px) are both given, expected one of them; give one."
         ]
     if plan.crop_size is not None and not SMALLEST_BOX <= plan.crop_size <= LARGEST_BOX:
         return [
-            f"Crop / pad to box size: got {plan.crop_size} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
-            "give a box in that range, or leave it empty to keep the box."
+            f"{names.crop}: got {plan.crop_size} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; give a box in that "
+            f"range, or {names.leave_out} to keep the box."
         ]
-    return _pixel_size_problems(plan) or _fourier_crop_problems(plan)
+    return _pixel_size_problems(plan, names) or _fourier_crop_problems(plan, names)
 
 
-def _pixel_size_problems(plan: DownsamplePlan) -> list[str]:
+def _pixel_size_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     target = plan.target_pixel_size
     if target is None:
         return []
-    what = f"Desired approx. pixel size: got {target} Å/px, expected "
+    what = f"{names.pixel_size}: got {target} Å/px, expected "
     if not _positive(target):
-        return [what + "a number above 0; give a pixel size in Å/px or leave it empty."]
+        return [what + f"a number above 0; give a pixel size in Å/px or {names.leave_out}."]
     if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
         return [
             what + f"{plan.apix_in:.5g} Å/px or more (the particles' own pixel size: downsampling does not "
@@ -85,39 +136,38 @@ def _pixel_size_problems(plan: DownsamplePlan) -> list[str]:
     return []
 
 
-def _fourier_crop_problems(plan: DownsamplePlan) -> list[str]:
+def _fourier_crop_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if SMALLEST_BOX <= plan.box_out <= plan.box_crop:
         return []
     return [
-        f"Fourier crop to box size: got {plan.box_out} px, expected {SMALLEST_BOX} to {plan.box_crop} px "
+        f"{names.fourier_crop}: got {plan.box_out} px, expected {SMALLEST_BOX} to {plan.box_crop} px "
         "(the box after cropping: downsampling does not invent detail); give a box in that range."
     ]
 
 
-def _filter_problems(plan: DownsamplePlan) -> list[str]:
+def _filter_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     found = []
     for name, resolution in (
-        ("Lowpass", plan.lowpass_resolution),
-        ("Highpass", plan.highpass_resolution),
+        (names.lowpass, plan.lowpass_resolution),
+        (names.highpass, plan.highpass_resolution),
     ):
         if resolution is not None and not _positive(resolution):
             found.append(
-                f"{name} resolution: got {resolution} Å, expected a number above 0; "
-                "give a resolution in Å or leave it empty."
+                f"{name}: got {resolution} Å, expected a number above 0; give a resolution in Å or {names.leave_out}."
             )
     if found:
         return found
     field_of_view = plan.box_crop * plan.apix_in
     if plan.lowpass_resolution is not None and plan.lowpass_resolution > field_of_view:
         found.append(
-            f"Lowpass resolution: got {plan.lowpass_resolution:g} Å, expected at most {field_of_view:.5g} Å (the width "
+            f"{names.lowpass}: got {plan.lowpass_resolution:g} Å, expected at most {field_of_view:.5g} Å (the width "
             "of the box: nothing but the mean would remain); give a resolution in Å, such as 8."
         )
     if plan.highpass_resolution is not None:
         finest = max(plan.nyquist_resolution, plan.lowpass_resolution or 0)
         if plan.highpass_resolution <= finest:
             found.append(
-                f"Highpass resolution: got {plan.highpass_resolution} Å, expected more than {finest:.5g} Å "
+                f"{names.highpass}: got {plan.highpass_resolution} Å, expected more than {finest:.5g} Å "
                 "(the finest detail that the output or the lowpass leaves: nothing would remain); "
                 "give a larger number, such as 200."
             )
@@ -128,14 +178,14 @@ def _filter_problems(plan: DownsamplePlan) -> list[str]:
     return found
 
 
-def _normalize_problems(plan: DownsamplePlan) -> list[str]:
+def _normalize_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if not plan.normalize:
         return []
     radius = plan.background_radius_px
     if _positive(radius) and radius <= plan.box_out / 2:
         return []
     return [
-        f"Background radius: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
+        f"{names.background_radius}: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
         "(half the output box: the background is what lies outside); give a radius in output pixels, "
         "or -1 for half the output box."
     ]
@@ -158,13 +208,14 @@ def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def warnings(plan: DownsamplePlan) -> list[str]:
+def warnings(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
     """What may surprise, for a plan without problems."""
     return (
         _pixel_size_warning(plan)
         + _prime_warning(plan)
-        + _lowpass_warning(plan)
-        + _deviation_warning(plan)
+        + _odd_warning(plan)
+        + _lowpass_warning(plan, names)
+        + _deviation_warning(plan, names)
         + _float16_warning(plan)
     )
 
@@ -174,8 +225,8 @@ def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
     if target is None or math.isclose(target, plan.apix_out, rel_tol=1e-4):
         return []
     return [
-        f"Pixel size: {target:.5g} Å/px was asked for, {plan.apix_out:.5g} Å/px comes out: the nearest that "
-        f"an even box ({plan.box_out} px) over the same field of view allows. The output set carries the true one."
+        f"Pixel size: {target:.5g} Å/px was requested, {plan.apix_out:.5g} Å/px comes out: the nearest that an even "
+        f"box ({plan.box_out} px) over the same field of view allows. The output has the true one."
     ]
 
 
@@ -188,22 +239,31 @@ def _prime_warning(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def _lowpass_warning(plan: DownsamplePlan) -> list[str]:
+def _odd_warning(plan: DownsamplePlan) -> list[str]:
+    if plan.box_out % 2 == 0:
+        return []
+    return [
+        f"Box of {plan.box_out} px is odd: RELION 3.1 reconstructs wrong maps from odd boxes, without a word. Choose "
+        "an even box for RELION."
+    ]
+
+
+def _lowpass_warning(plan: DownsamplePlan, names: Names) -> list[str]:
     resolution = plan.lowpass_resolution
     if resolution is None or resolution > plan.nyquist_resolution:
         return []
     return [
-        f"Lowpass resolution: {resolution:.4g} Å is not coarser than the output's Nyquist limit of "
-        f"{plan.nyquist_resolution:.4g} Å, so the filter has no effect worth speaking of."
+        f"{names.lowpass}: {resolution:.4g} Å is not coarser than the output's Nyquist limit of "
+        f"{plan.nyquist_resolution:.4g} Å, so the filter has next to no effect."
     ]
 
 
-def _deviation_warning(plan: DownsamplePlan) -> list[str]:
+def _deviation_warning(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.normalize or plan.box_out == plan.box_crop:
         return []
     return [
-        f"Deviation: averaging pixels shrinks the noise. Images normalised to a deviation of 1 come out with "
-        f"about {plan.scale:.2g}; RELION warns of such images. Switch on Normalize background to mend it."
+        f"Standard deviation: averaging pixels reduces the noise. Images normalised to 1 come out with about "
+        f"{plan.scale:.2g}; RELION warns of such images. To have 1 again, {names.do_normalize}."
     ]
 
 

@@ -11,6 +11,7 @@ from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.alignment import Reading
+from ..core.checks import LARGEST_NUMBER
 from .set_columns import matricesOf, tableOf
 
 MATRIX = "_transform._matrix"
@@ -140,10 +141,10 @@ class _ConnectedAlignment(OwnAlignment):
                 f"{self.name}: the set has alignment '{self.kind}', expected '{self.wanted}'; connect a set that was "
                 f"aligned {self.how}, or leave it empty."
             ]
-        if not self._particles.apix:
+        if not 0 < self._particles.apix < LARGEST_NUMBER:
             return [
-                f"{self.name}: the set has no sampling rate, expected the pixel size that its shifts are counted in; "
-                "set its sampling rate first."
+                f"{self.name}: its sampling rate is {self._particles.apix:g} Å/px, expected the pixel size that its "
+                "shifts are counted in; set its sampling rate first."
             ]
         return []
 

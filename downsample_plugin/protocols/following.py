@@ -72,6 +72,7 @@ class FollowsOpenSets:
                 self._checkPublished(job, ids & published)
                 batches.count(job)
             else:
+                job.look_at_inputs()
                 output = self._finishBatch(job, output, stream, batches)
         if output:
             self._publish(output, Set.STREAM_OPEN)
@@ -88,6 +89,7 @@ class FollowsOpenSets:
             )
         if job.is_finished():
             return
+        job.look_at_inputs()
         self._runProgram(job, job.stacks)
         results = job.results()
         if set(results["particle_id"][results["index"] > 0].tolist()) != published:
@@ -155,6 +157,7 @@ class FollowsOpenSets:
             raise self._refusal(stream, batches)
         if not job.made_count:
             return output
+        job.check_inputs()
         job.flush()
         particles = self.particles()
         alignment = stream.alignment or self.alignment()

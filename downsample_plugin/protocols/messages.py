@@ -8,16 +8,18 @@ import contextlib
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
 
-from ..errors import DownsampleError
+from ..errors import DownsampleError, in_a_sentence
 
 
 @contextlib.contextmanager
 def toldToTheUser():
-    """Our errors are sentences for the user: Scipion shows them as they are, without a traceback."""
+    """Errors become sentences for the user: Scipion shows them as they are, without a traceback."""
     try:
         yield
     except DownsampleError as error:
         raise PyworkflowException(str(error)) from error
+    except OSError as error:
+        raise PyworkflowException(in_a_sentence(error)) from error
 
 
 def emptyProblems(protocol):

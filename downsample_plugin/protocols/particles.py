@@ -148,10 +148,10 @@ class InputParticles:
         output.copyInfo(next(self.sets()))
         return output
 
-    def dimensions(self):
-        """(width, height) in px of the first image, or of another file if that one cannot be read.
+    def box(self):
+        """The box in px: of the first image, or of another file if that one cannot be used.
 
-        The set's own idea is wrong for files of the other byte order. Raises DataError if none can be read.
+        The set's own idea is wrong for files of the other byte order. Raises DataError if none can be used.
         """
         first = self.first()
         if first is None:
@@ -175,20 +175,26 @@ class InputParticles:
         if first is None:
             return [f"{label}: the set is empty, expected one particle or more; connect another set."]
         try:
-            width, height = self.dimensions()
+            self.box()
+            _checkImages(first.getFileName())
         except DataError as error:
             return [f"{label}, {first.getFileName()}: {error}"]
-        if width != height:
-            return [
-                f"{label}: the images are {width} x {height} px, expected square ones; "
-                "extract the particles again in a square box."
-            ]
         return []
 
 
 def _boxOf(path):
     with open_stack(path) as stack:
-        return stack.box
+        return stack.square_box()
+
+
+def _checkImages(path):
+    """Raise DataError if a file holds maps. One that cannot be read is for the run to complain of."""
+    try:
+        stack = open_stack(path)
+    except DataError:
+        return
+    with stack:
+        stack.check_images()
 
 
 def complete(item, attributes):

@@ -213,7 +213,7 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         particles = self.particles()
         radius = self.backRadius.get()
         return DownsamplePlan(
-            box_in=particles.dimensions()[0],
+            box_in=particles.box(),
             apix_in=particles.apix,
             crop_size=self.cropSize.get(),
             target_pixel_size=self.targetPixelSize.get(),

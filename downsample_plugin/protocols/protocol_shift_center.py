@@ -128,7 +128,7 @@ class ProtShiftParticleCenter(OneStepProtocol):
         mover = _Mover(
             OwnAlignment(particles, None),
             point / particles.apix,
-            particles.dimensions()[0],
+            particles.box(),
             self.excludeOutside.get(),
             DEFOCUS_CHANGES[self.defocusByHeight.get()] * particles.apix,
             LeftOut(self._getExtraPath()),
@@ -184,7 +184,7 @@ class ProtShiftParticleCenter(OneStepProtocol):
     def _warnings(self):
         if not self.particles().exists or self._validate():
             return []
-        half = self.particles().dimensions()[0] * self.particles().apix / 2
+        half = self.particles().box() * self.particles().apix / 2
         try:
             distance = np.linalg.norm(self.newCenter())
         except DataError as error:

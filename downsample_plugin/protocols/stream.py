@@ -11,7 +11,7 @@ import numpy as np
 from ..job import Job
 from ..tables import ParticleBlock
 from .set_columns import tableOf
-from .wanted import FILE, INDEX, MATRIX, wantedOf
+from .wanted import FILE, INDEX, MATRIX, PLACE, wantedOf
 
 BATCHES = "batches"  # folder of the jobs of what came at a time
 
@@ -91,7 +91,7 @@ class ParticleStream:
 
     def _noteNew(self, images, where, plan):
         """Take note of particles for which an SQL condition holds, but for those that were seen."""
-        for block in tableOf(images).blocks((INDEX, FILE, MATRIX), where):
+        for block in tableOf(images).blocks((INDEX, FILE, MATRIX, *PLACE), where):
             isNew = np.isin(block.ids, self._seen.without(block.ids))
             self._seen.add(block.ids[isNew])
             self.disabled += int(np.count_nonzero(isNew & ~block.enabled))

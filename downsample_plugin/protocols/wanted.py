@@ -69,12 +69,20 @@ def wantedOf(images, block, alignment, plan):
     areThere = aligned.areThere
     shifts = np.zeros((len(block), 3))
     shifts[areThere] = shifts_of(aligned.matrices[areThere], alignment.reading)
-    areBad = ~np.isfinite(shifts).all(axis=1)
+    areBad = ~np.isfinite(shifts).all(axis=1) | areUnplaced(block)
     mustHave = alignment.connected or recentering
     places = np.flatnonzero(~areBad & (areThere | (not mustHave)))
     wanted = shifts[places, :2] if recentering else np.zeros((len(places), 2))
     bad = _badOf(block, aligned, np.flatnonzero(areBad))
     return Wanted(images, block, places, aligned, wanted, bad, np.flatnonzero(~areThere & mustHave))
+
+
+def areUnplaced(block):
+    """(n,) bool: which rows have a coordinate that is no number. None at all is no fault."""
+    found = np.zeros(len(block), dtype=bool)
+    for label in PLACE:
+        found |= np.isinf(block.floats(label))
+    return found
 
 
 def particleBlock(block, places, shifts):
@@ -90,7 +98,14 @@ def _badOf(block, aligned, places):
     if not len(places):
         return []
     ids, indices, names = block.ids.tolist(), block.integers(INDEX, 0).tolist(), block.texts(FILE)
-    return [
-        BadParticle(ids[place], indices[place], names[place], str(matrix_problem(aligned.matrices[place])))
-        for place in places.tolist()
-    ]
+    unplaced, x, y = areUnplaced(block), *(block.floats(label) for label in PLACE)
+    found = []
+    for place in places.tolist():
+        problem = matrix_problem(aligned.matrices[place])
+        if unplaced[place]:
+            problem = (
+                f"coordinates: got ({x[place]:g}, {y[place]:g}) px, expected numbers; extract this particle again or "
+                "drop it from the set"
+            )
+        found.append(BadParticle(ids[place], indices[place], names[place], str(problem)))
+    return found
