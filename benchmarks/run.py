@@ -215,6 +215,7 @@ def _contestants(box: int, cropped: int, cores: int) -> Contestants:
 
 def _ours(source: str, cropped: int) -> list[str]:
     program = [sys.executable, "-m", "downsample_plugin", source, "-o", "out", "--force", "--box", str(cropped)]
+    program.append("--no-picture")  # which the others have not either
     return program if source.endswith(".star") else [*program, "--apix", "1"]
 
 
