@@ -7,6 +7,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+URL = "https://github.com/scipion-em/scipion-em-downsample"
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "downsample_plugin" / "__init__.py").read_text("utf-8")).group(1)
 
 setup(
@@ -15,14 +16,27 @@ setup(
     description="Downsample cryo-EM particles in Scipion: recentre, crop, Fourier crop, filter",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="The scipion-em-downsample developers",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/blob/main/docs/index.md",
+        "Changes": f"{URL}/blob/main/CHANGES.md",
+        "Source": URL,
+        "Issues": f"{URL}/issues",
+    },
     license="GPL-3.0-or-later",
-    keywords="scipion cryo-em particles downsample fourier-crop",
+    license_files=["LICENSE"],
+    keywords="scipion cryoem cryo-em electron-microscopy image-processing structural-biology particles downsample binning "
+    "fourier-crop relion",
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Environment :: Console",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: GNU General Public License v3 or later (GPLv3+)",
+        "Natural Language :: English",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 13)),
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     python_requires=">=3.9,<3.13",  # what scipion-em installs on
