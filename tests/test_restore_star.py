@@ -262,6 +262,17 @@ def test_joined_files_of_several_runs(shifts):
     assert [row["rlnImageName"] for row in restored(joined)] == [*NAMES[5:], *NAMES[:5]]
 
 
+def test_an_original_in_another_order(shifts):
+    """RELION sorts by micrographs."""
+    original(shifts)
+    small = downsampled()
+    source = refined("original.star", lambda rows: rows[::-1], "reversed.star")
+    full = restored(small, source=source)
+    assert [(row["rlnImageName"], row["rlnDefocusU"]) for row in full] == [
+        (name, f"{10000 + i}.25") for i, name in enumerate(NAMES)
+    ]
+
+
 def test_names_written_in_another_way(shifts):
     """RELION writes numbers of six digits, others do not; names of files may begin with ./"""
     original(shifts)
