@@ -72,6 +72,14 @@ def all_items(tree, item=""):
         yield from all_items(tree, child)
 
 
+def box_texts(window):
+    """The texts of the boxes of runs."""
+    for canvas in (widget for widget in widgets(window) if isinstance(widget, tk.Canvas)):
+        for item in canvas.find_all():
+            if canvas.type(item) == "text":
+                yield canvas.itemcget(item, "text")
+
+
 def dialog_of(root):
     """The dialog that is open over a window, at any depth."""
     from pyworkflow.gui.dialog import Dialog
@@ -201,9 +209,7 @@ def photograph_viewer(camera, master, name, protocol, entries):
                 act(view.getFigure())
             view.show(block=False)
             window = pyplot.get_current_fig_manager().window
-            master.root.after(
-                SETTLE_MS, guarded(lambda e=entry, w=window: (camera.take(f"{name}_{e}", w), w.quit()))
-            )
+            master.root.after(SETTLE_MS, guarded(lambda e=entry, w=window: (camera.take(f"{name}_{e}", w), w.quit())))
             window.mainloop()
             pyplot.close()
         form.quit()
@@ -218,10 +224,8 @@ def photograph_problem(camera, master, protocol):
 
     def look():
         dialog = dialog_of(master.root)
-        rows = dialog.table.get_children()
         camera.take("failed", dialog)
         camera.notes["failed"]["message"] = dialog.text.get("1.0", "end")
-        camera.notes["failed"]["rows"] = len(rows)
         press(dialog, "Close")
 
     master.root.after(SETTLE_MS, guarded(look))
@@ -236,6 +240,7 @@ def photograph_project(camera, master, selected):
 
     def look():
         camera.take("project", master.root)
+        camera.notes["project"]["boxes"] = [*box_texts(master.root)]
         search = SearchProtocolWindow(master)
         search.root.deiconify()
         search.root.geometry("1200x300+50+50")

@@ -11,6 +11,7 @@ from ..plots import AFTER, BEFORE, edges
 from ..sample import for_the_eye
 
 INCHES = (10.0, 6.2)
+MARGIN = 0.03  # about images, of their width: that half a pixel more on one side shows
 COARSEST = 60.0  # Å, where the slider ends
 # Where the parts stand in the figure, as (left, bottom, width, height) in parts of it
 LEFT_PLACE, RIGHT_PLACE = (0.03, 0.2, 0.45, 0.72), (0.52, 0.2, 0.45, 0.72)
@@ -73,8 +74,8 @@ def draw_at(axis, image, apix, resolution, width, title):
     if resolution > 2 * apix:
         image = for_the_eye(image, apix, min(resolution, len(image) * apix))
     draw_image(axis, image, apix)
-    half = width / 2
-    axis.set(xlim=(-half - apix, half + apix), ylim=(-half - apix, half + apix))
+    reach = width / 2 * (1 + MARGIN)
+    axis.set(xlim=(-reach, reach), ylim=(-reach, reach))
     axis.set_title(title, loc="left", fontsize=9)
 
 
