@@ -23,7 +23,7 @@ from PIL import Image, ImageGrab
 from downsample_plugin import demo, headless
 
 SETTLE_MS = 900  # until a window has drawn itself
-WIDTH, COLORS = 1100, 48  # px and number, of the result picture
+WIDTH, COLORS = 1100, 256  # px and number, of the result picture
 GAP = 12  # px between two pictures side by side
 RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width
 
@@ -254,6 +254,7 @@ def photograph_project(camera, master, selected):
     master.root.deiconify()
     master.root.geometry("1450x950+0+0")
     view.refreshRuns()
+    view.drawRunsGraph(reorganize=True)
     for tree in (widget for widget in widgets(master.root) if isinstance(widget, ttk.Treeview)):
         for item in all_items(tree):
             tree.item(item, open=True)
@@ -315,7 +316,9 @@ def click_sections(dialog):
 def few_colors(source, path):
     """A picture in so many colours as it needs to be looked at, smaller by half."""
     with Image.open(source) as picture:
-        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(COLORS).save(path)
+        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(
+            COLORS, Image.Quantize.FASTOCTREE
+        ).save(path)
 
 
 def side_by_side(folder, left, right, name):

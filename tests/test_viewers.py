@@ -58,7 +58,7 @@ def test_pairs_are_numbered_through_all_stacks(here):
     assert [pair.place for pair in Pairs([job])][10] == "21@noise.mrcs"
 
 
-def test_pages(here):
+def test_pages(here, scipion):
     from downsample_plugin.viewers.browser import Browser, draw_pair
 
     figure = new_figure()
@@ -142,7 +142,7 @@ def test_all_that_the_viewers_offer_is_drawn(project, blobs, small):
             plotter.close()
     (plotter,) = viewer._getVisualizeDict()["showPlaces"]("showPlaces")
     figure = plotter.getFigure()
-    assert figure.get_suptitle() == "12 of 12 particles are in the output, 0 were left out"
+    assert figure.get_suptitle() == "12 of 12 particles in the output"
     places, distances = figure.axes
     top, bottom = places.get_ylim()[::-1]
     assert top < bottom  # y down, as the images are shown
@@ -182,6 +182,22 @@ def test_a_failed_run_shows_its_error_and_its_bad_particles(project, problems):
     assert protocol.summary()[1] == f"Particles that cannot be used: {path}"
 
 
+def test_particles_that_are_left_out_are_shown(project, blobs, problems):
+    """A point 30 Å off is outside the box of 32 px in some projections."""
+    narrow = downsample(project, blobs, cropSize=32)
+    moved = move(project, narrow, **coordinates([28.0, 0.0, 0.0]), excludeOutside=True)
+    found = moved.outputParticles.getSize()
+    assert 0 < found < 12
+    viewer = viewer_of(project, moved)
+    viewer._getVisualizeDict()["showLeftOut"]("showLeftOut")
+    ((title, _, path),) = problems
+    assert title == "Particles left out"
+    assert len(listed_particles(path, 100)) == 12 - found
+    (plotter,) = viewer._getVisualizeDict()["showPlaces"]("showPlaces")
+    assert plotter.getFigure().get_suptitle() == f"{found} of 12 particles in the output, {12 - found} left out"
+    plotter.close()
+
+
 def test_runs_that_are_killed_or_not_through_say_so(project, blobs, problems):
     protocol = new_downsample(project, blobs, fourierCropSize=16)
     project._setupProtocol(protocol)
@@ -206,6 +222,10 @@ def test_the_summary_of_a_running_run_says_how_far_it_is(project, blobs):
     assert protocol.summary() == ["0 of 12 images done (0%)"]
     (job,) = protocol.jobs()
     assert isinstance(job, Job)
+    with open(job.note_path(1, 1), "w") as file:
+        file.write("[12, 12, 0.5]")
+    assert protocol.summary() == ["12 of 12 images done (100%)", "The output set is being made."]
+    os.remove(job.note_path(1, 1))
     for part, note in ((1, "[3, 6, 0.5]"), (2, "[1, 6, 0.25]")):
         with open(job.note_path(part, 2), "w") as file:
             file.write(note)

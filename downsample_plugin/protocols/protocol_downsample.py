@@ -201,7 +201,8 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
         return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def _summary(self):
-        if hasattr(self, OUTPUT_NAME):
+        isThere = hasattr(self, OUTPUT_NAME)
+        if isThere and not (self.isRunning() and not Batches.areIn(self._getExtraPath())):  # else it is an older one
             return self.summaryVar.get().split("\n")
         if self.isRunning() or self.isAborted() or self.isFailed():
             return self._progress()
@@ -217,7 +218,8 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
             if states:
                 done, total, perSecond = map(sum, zip(*states))
                 bad = [f"Particles that cannot be used: {self.badPath()}"] if os.path.exists(self.badPath()) else []
-                return [str(Progress(done, total, perSecond)), *bad]
+                rest = ["The output set is being made."] if done == total and self.isRunning() else []
+                return [str(Progress(done, total, perSecond)), *rest, *bad]
         return ["Output particles not ready yet."]
 
     def _methods(self):

@@ -18,6 +18,7 @@ from ..protocols import ProtDownsampleParticles, ProtRestoreFullSize, ProtShiftP
 from ..protocols.messages import PlainLabel
 from ..protocols.results import OUTPUT_NAME
 from ..sample import Pairs, Sample
+from ..words import counted
 from .browser import INCHES, Browser, draw_pair, draw_place
 from .centers import Centers
 from .problem import ProblemDialog
@@ -191,7 +192,8 @@ class CentersViewer(_ResultViewer):
     def _drawPlaces(self, figure):
         centers, run = self._centers(), self.protocol
         found, asked = run.outputParticles.getSize(), run.particles().countWhere("enabled=1")
-        figure.suptitle(f"{found} of {asked} particles are in the output, {asked - found} were left out", fontsize=11)
+        left_out = f", {asked - found} left out" if asked > found else ""
+        figure.suptitle(f"{found} of {counted(asked, 'particle')} in the output{left_out}", fontsize=11)
         names = run.namesOfPlaces
         places, distances = figure.add_axes((0.06, 0.22, 0.4, 0.66)), figure.add_axes((0.55, 0.22, 0.42, 0.66))
         draw_places(places, (centers.before, centers.after), names, centers.box, centers.apix)
