@@ -22,7 +22,7 @@ from PIL import Image, ImageGrab
 
 from downsample_plugin import demo, headless
 
-SETTLE_MS = 900  # until a window has drawn itself
+SETTLE_MS = 600  # until a window has drawn itself
 WIDTH, COLORS = 1100, 256  # px and number, of the result picture
 GAP = 12  # px between two pictures side by side
 RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width

@@ -8,7 +8,7 @@ The folder of a job holds::
     tables/images.npy           the images to be made (WANTED), in the order in which they are written into stacks
     tables/files.json           the names of the image files
     tables/bad_before.json      particles that cannot be used for other reasons than their images, and why
-    tables/progress_1_of_1.json how far the work is, for who looks at it
+    tables/progress_1_of_1.json how far the program is that makes this part of it just now, for who looks at it
     particles_000001.mrcs …     the output stacks, with tables of their own (see output_stack.py)
     bad_particles.star          all particles that cannot be used, for people
 
@@ -289,10 +289,16 @@ class Job:
         return self._table(f"{PROGRESS}{part}_of_{parts}.json")
 
     def progress(self) -> Progress:
-        """How far it is, by what the processes that make it have noted."""
-        notes = sorted(Path(self.tables).glob(f"{PROGRESS}*.json"), key=lambda path: path.stat().st_mtime)
-        parts = notes[-1].name.partition("_of_")[2] if notes else ""  # older ones may be of another number of parts
-        return noted_progress([note for note in notes if note.name.partition("_of_")[2] == parts], self.image_count)
+        """How far it is, by what the processes that make it now note, and by the output stacks of the other parts."""
+        done, per_second, noted = 0, 0.0, set[int]()
+        for path in Path(self.tables).glob(f"{PROGRESS}*.json"):
+            note = noted_progress(path)
+            if note:
+                part, parts = path.stem.removeprefix(PROGRESS).split("_of_")
+                noted.update(stack.number for stack in self.share(int(part), int(parts)))
+                done, per_second = done + note.done, per_second + note.per_second
+        done += sum(stack.size for stack in self.stacks if stack.number not in noted and stack.record())
+        return Progress(min(done, self.image_count), self.image_count, per_second)
 
     # ---- what is in it ---------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
 SECONDS_BETWEEN_LOG_LINES = 10
@@ -43,7 +43,7 @@ def _time(seconds: float) -> str:
 def progress(total: int, note_path: str | None = None) -> Iterator[Callable[[int], object]]:
     """Show progress over `total` images; gives the function to be told how many more are done.
 
-    What it is told first was done before. `note_path` is a file for ``noted_progress``.
+    What it is told first was done before. `note_path` is a file for ``noted_progress``, gone in the end.
     """
     if sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns:  # mpirun's terminal has none
         from tqdm import tqdm  # only here: importing it takes as long as many images
@@ -51,7 +51,12 @@ def progress(total: int, note_path: str | None = None) -> Iterator[Callable[[int
         with tqdm(total=total, unit=" images", file=sys.stdout) as bar:
             yield bar.update
     else:
-        yield _LogLines(total, note_path).update
+        try:
+            yield _LogLines(total, note_path).update
+        finally:
+            if note_path:
+                with contextlib.suppress(OSError):
+                    os.remove(note_path)
 
 
 class _LogLines:
@@ -82,13 +87,9 @@ class _LogLines:
                 file.write(json.dumps(state))
 
 
-def noted_progress(paths: Iterable[os.PathLike[str]], total: int) -> Progress:
-    """The progress over `total` images by the notes of programs; what cannot be read counts for nothing."""
-    done, per_second = 0, 0.0
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError, TypeError), open(path, encoding="utf-8") as file:
-            note = Progress(*json.load(file))
-            done += note.done
-            if time.time() - os.stat(path).st_mtime < SECONDS_UNTIL_OLD:
-                per_second += note.per_second
-    return Progress(min(done, total), total, per_second)
+def noted_progress(path: str | os.PathLike[str]) -> Progress | None:
+    """What a program notes in a file; None if there is no such note, or it is of a program that does not run now."""
+    with contextlib.suppress(OSError, ValueError, TypeError), open(path, encoding="utf-8") as file:
+        if time.time() - os.fstat(file.fileno()).st_mtime < SECONDS_UNTIL_OLD:
+            return Progress(*json.load(file))
+    return None

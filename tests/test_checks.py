@@ -157,11 +157,14 @@ def test_the_deviation_of_a_background():
 
 SUMMARIES = [
     ({"fourier_crop_size": 160}, "box 320 → 160 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å"),
-    ({"crop_size": 256}, "box 320 → 256 (cropped) px, pixel size 1.31 Å/px, Nyquist 2.62 Å"),
+    (
+        {"crop_size": 256, "float16": True},
+        "box 320 → 256 px, pixel size 1.31 Å/px, Nyquist 2.62 Å; cropped, 16 bits",
+    ),
     (
         {"crop_size": 400, "fourier_crop_size": 200, "recenter": Recenter.EXACT, "highpass_resolution": 200.0},
-        "box 320 → 400 (padded) → 200 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å; "
-        "recentred (exact), high-pass 200 Å",
+        "box 320 → 400 → 200 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å; "
+        "recentred (exact), padded, high-pass 200 Å",
     ),
     (
         {"lowpass_resolution": 8.5, "normalize": True, "float16": True},

@@ -37,8 +37,10 @@ def test_log_and_note(tmp_path, monkeypatch, capsys):
         assert json.loads(note.read_text())[0] == 600  # too soon for another
         clock[0] = 20.0
         advance(99)
+        assert noted_progress(note) == Progress(700, 1000, 5.0)
     assert capsys.readouterr().out == "700 of 1000 images done (70%), 5 a second, about 1 min left\n"
-    assert noted_progress([note], 1000) == Progress(700, 1000, 5.0)
+    assert not note.exists()
+    assert noted_progress(note) is None
 
 
 def test_a_note_that_cannot_be_written_stops_nothing(tmp_path, capsys):

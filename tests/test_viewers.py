@@ -3,6 +3,7 @@
 
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import mrcfile
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from downsample_plugin.core.plan import DownsamplePlan, Recenter
+from downsample_plugin.program import run_job
 from downsample_plugin.sample import Pairs
 from downsample_plugin.simulate import Phantom
 from downsample_plugin.tables import BadParticle, list_bad_particles, listed_particles
@@ -178,7 +180,7 @@ def test_a_failed_run_shows_its_error_and_its_bad_particles(project, problems):
     listed = listed_particles(path, 100)
     assert [(each.particle_id, each.image_index, each.image_file) for each in listed] == [(2, 2, stack), (4, 4, stack)]
     assert all("pixels that are not numbers" in each.problem for each in listed)
-    assert protocol.summary()[0] == "5 of 5 images done (100%)"
+    assert protocol.summary()[0] == "0 of 5 images done (0%)"  # the stack with them is not made
     assert protocol.summary()[1] == f"Particles that cannot be used: {path}"
 
 
@@ -211,9 +213,8 @@ def test_runs_that_are_killed_or_not_through_say_so(project, blobs, problems):
 
 
 def test_the_summary_of_a_running_run_says_how_far_it_is(project, blobs):
-    from downsample_plugin.job import Job
-
-    protocol = new_downsample(project, blobs, fourierCropSize=16)
+    """By the notes of programs that run now, each on a part of the stacks; by the stacks where there is no note."""
+    protocol = new_downsample(project, blobs, fourierCropSize=16, particlesPerStack=3)
     project._setupProtocol(protocol)
     protocol.makePathsAndClean()
     protocol.setRunning()
@@ -221,25 +222,23 @@ def test_the_summary_of_a_running_run_says_how_far_it_is(project, blobs):
     protocol.writeJobStep(0)
     assert protocol.summary() == ["0 of 12 images done (0%)"]
     (job,) = protocol.jobs()
-    assert isinstance(job, Job)
-    with open(job.note_path(1, 1), "w") as file:
-        file.write("[12, 12, 0.5]")
-    assert protocol.summary() == ["12 of 12 images done (100%)", "The output set is being made."]
-    os.remove(job.note_path(1, 1))
-    for part, note in ((1, "[3, 6, 0.5]"), (2, "[1, 6, 0.25]")):
-        with open(job.note_path(part, 2), "w") as file:
-            file.write(note)
+
+    def note(part, parts, text):
+        Path(job.note_path(part, parts)).write_text(text)
+
+    note(1, 2, "[3, 6, 0.5]")
+    note(2, 2, "[1, 6, 0.25]")
     assert protocol.summary() == ["4 of 12 images done (33%), 0.75 a second, about 11 s left"]
-    with open(job.note_path(1, 2), "w") as file:
-        file.write("[3, 6")  # just being written
-    assert protocol.summary() == ["1 of 12 images done (8%), 0.25 a second, about 44 s left"]
-    for part in (1, 2):  # of a program that was stopped
-        os.utime(job.note_path(part, 2), (time.time() - 1000,) * 2)
+    run_job(job, job.share(1, 2), 1, lambda done: None)
+    assert protocol.summary()[0].startswith("4 of 12")  # what the notes tell of counts once
+    note(2, 2, "[1, 6")  # just being written
+    assert protocol.summary() == ["3 of 12 images done (25%), 0.5 a second, about 18 s left"]
+    os.utime(job.note_path(1, 2), (time.time() - 1000,) * 2)  # of a program that was killed
     protocol.setAborted()
-    assert protocol.summary()[0] == "1 of 12 images done (8%)"
-    with open(job.note_path(1, 1), "w") as file:
-        file.write("[9, 12, 0.0]")  # continued, not in parts any more
-    assert protocol.summary()[0] == "9 of 12 images done (75%)"
+    assert protocol.summary()[0] == "6 of 12 images done (50%)"
+    run_job(job, job.stacks, 1, lambda done: None)
+    protocol.setRunning()
+    assert protocol.summary() == ["12 of 12 images done (100%)", "The output set is being made."]
 
 
 def test_lists_of_particles_are_read_as_they_were_written(here):

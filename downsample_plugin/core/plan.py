@@ -111,7 +111,7 @@ class DownsamplePlan:
         """One line for logs and summaries: boxes and pixel sizes, and after a semicolon what else is done."""
         boxes, sizes = [f"{self.box_in}"], [f"{self.apix_in:.5g}"]
         if self.box_crop != self.box_in:
-            boxes.append(f"{self.box_crop} ({'cropped' if self.box_crop < self.box_in else 'padded'})")
+            boxes.append(f"{self.box_crop}")
         if self.box_out != self.box_crop:
             boxes.append(f"{self.box_out}")
             sizes.append(f"{self.apix_out:.5g}")
@@ -124,6 +124,8 @@ class DownsamplePlan:
     def _done_besides(self) -> list[str]:
         """What is done to the images besides another box and pixel size, in words."""
         done = [] if self.recenter is Recenter.NONE else [f"recentred ({self.recenter.value})"]
+        if self.box_crop != self.box_in:
+            done.append("cropped" if self.box_crop < self.box_in else "padded")
         if self.lowpass_resolution is not None:
             done.append(f"low-pass {self.lowpass_resolution:g} Å")
         if self.highpass_resolution is not None:
