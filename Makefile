@@ -13,6 +13,10 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 export PARTICLES APIX
 
+# What the README and docs show, of all pictures that screenshots.py takes
+PICTURES := result form_and_wizard wizard_xCenter wizard_lowpassResolution viewer_browsePairs \
+  viewer_center_showPlaces viewer_center_browsePlaces failed
+
 # Many tests wait for other processes: twice as many workers as cores
 PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist loadgroup --no-loadscope-reorder
 
@@ -40,7 +44,7 @@ fuzz: $(READY)
 
 screenshots: $(READY)
 	xvfb-run -a -s "-screen 0 1500x1000x24" $(BIN)/python docs/screenshots.py screenshots
-	cp screenshots/result.png screenshots/form_and_wizard.png screenshots/wizard_xCenter.png docs/images
+	cd screenshots && cp $(addsuffix .png,$(PICTURES)) ../docs/images
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,8 +26,8 @@ setup(
     },
     license="GPL-3.0-or-later",
     license_files=["LICENSE"],
-    keywords="scipion cryoem cryo-em electron-microscopy image-processing structural-biology particles downsample binning "
-    "fourier-crop relion",
+    keywords="scipion cryoem cryo-em electron-microscopy image-processing structural-biology particles downsample "
+    "binning fourier-crop relion",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -16,12 +16,14 @@ import traceback
 from pathlib import Path
 from tkinter import ttk
 
+import mrcfile
+import numpy as np
 from PIL import Image, ImageGrab
 
 from downsample_plugin import demo, headless
 
-SETTLE_MS = 900  # until a window has drawn itself
-WIDTH, COLORS = 1100, 48  # px and number, of the result picture
+SETTLE_MS = 600  # until a window has drawn itself
+WIDTH, COLORS = 1100, 256  # px and number, of the result picture
 GAP = 12  # px between two pictures side by side
 RIGHT, LEFT = 0.35, -0.2  # where clicks go, of a section's half width
 
@@ -55,11 +57,27 @@ def texts(window):
         if not widget.winfo_ismapped():
             continue
         if isinstance(widget, ttk.Treeview):
-            yield from (" | ".join(map(str, widget.item(row)["values"])) for row in widget.get_children())
+            for row in all_items(widget):
+                yield " | ".join(map(str, widget.item(row)["values"])) or str(widget.item(row)["text"])
         elif isinstance(widget, (tk.Label, tk.Button)) and widget.cget("text"):
             yield str(widget.cget("text"))
         elif isinstance(widget, tk.Entry):
             yield widget.get()
+
+
+def all_items(tree, item=""):
+    """The items of a tree, at any depth."""
+    for child in tree.get_children(item):
+        yield child
+        yield from all_items(tree, child)
+
+
+def box_texts(window):
+    """The texts of the boxes of runs."""
+    for canvas in (widget for widget in widgets(window) if isinstance(widget, tk.Canvas)):
+        for item in canvas.find_all():
+            if canvas.type(item) == "text":
+                yield canvas.itemcget(item, "text")
 
 
 def dialog_of(root):
@@ -82,6 +100,19 @@ def prepare(project):
         project, imported, {"targetPixelSize": 2.6, "recenter": True, "lowpassResolution": 12.0, "cropSize": 112}
     )
     return imported, done, import_map(project)
+
+
+def spoil(numbers):
+    """Make some of the simulated images unusable, by their numbers from 0."""
+    with mrcfile.mmap("simulated/simulated.mrcs", mode="r+") as stack:
+        stack.data[numbers] = np.nan
+
+
+def failed(project, protocol):
+    """The same protocol, run and failed."""
+    project.launchProtocol(protocol, wait=True)
+    assert protocol.isFailed()
+    return protocol
 
 
 def import_map(project):
@@ -154,29 +185,84 @@ def photograph_wizard(camera, form, parameter, act):
     }
 
 
-def photograph_viewer(camera, master, protocol):
-    """The viewer's form, and the windows that it opens."""
-    from matplotlib import pyplot
+def viewer_of(protocol, master):
+    """What "Analyze results" opens."""
     from pwem import Domain
     from pyworkflow.viewer import DESKTOP_TKINTER
 
     viewerClass = Domain.findViewers(protocol, DESKTOP_TKINTER)[0]
-    viewer = viewerClass(project=protocol.getProject(), protocol=protocol, parent=master)
+    return viewerClass(project=protocol.getProject(), protocol=protocol, parent=master)
+
+
+def photograph_viewer(camera, master, name, protocol, entries):
+    """The viewer's form, and the windows that its entries open."""
+    from matplotlib import pyplot
+
+    viewer = viewer_of(protocol, master)
 
     def look():
         (form,) = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
-        camera.take("viewer", form)
-        for name in ("showPicture", "showSpectra", "showShifts"):
-            (view,) = viewer._getVisualizeDict()[name](name)
+        camera.take(name, form)
+        for entry, act in entries.items():
+            (view,) = viewer._getVisualizeDict()[entry](entry)
+            if act:
+                act(view.getFigure())
             view.show(block=False)
             window = pyplot.get_current_fig_manager().window
-            master.root.after(SETTLE_MS, guarded(lambda n=name, w=window: (camera.take(f"viewer_{n}", w), w.quit())))
+            master.root.after(SETTLE_MS, guarded(lambda e=entry, w=window: (camera.take(f"{name}_{e}", w), w.quit())))
             window.mainloop()
             pyplot.close()
         form.quit()
+        form.destroy()
 
     master.root.after(SETTLE_MS, guarded(look))
     viewer.visualize(protocol, windows=master)
+
+
+def photograph_problem(camera, master, protocol):
+    """What "Analyze results" shows of a run that has failed."""
+
+    def look():
+        dialog = dialog_of(master.root)
+        camera.take("failed", dialog)
+        camera.notes["failed"]["message"] = dialog.text.get("1.0", "end")
+        press(dialog, "Close")
+
+    master.root.after(SETTLE_MS, guarded(look))
+    viewer_of(protocol, master).visualize(protocol, windows=master)
+
+
+def photograph_project(camera, master, selected):
+    """The project's window: the tree, run boxes, and the summary of a run that is selected; and the search."""
+    from pyworkflow.gui.project.searchprotocol import SearchProtocolWindow
+
+    view = master.getViewWidget()
+
+    def look():
+        camera.take("project", master.root)
+        camera.notes["project"]["boxes"] = [*box_texts(master.root)]
+        search = SearchProtocolWindow(master)
+        search.root.deiconify()
+        search.root.geometry("1200x300+50+50")
+        search._searchVar.set("unbin")
+        search._onSearchClick()
+        search.root.update()
+        camera.take("search", search.root)
+        search.root.destroy()
+        master.root.quit()
+
+    master.root.deiconify()
+    master.root.geometry("1450x950+0+0")
+    view.refreshRuns()
+    view.drawRunsGraph(reorganize=True)
+    for tree in (widget for widget in widgets(master.root) if isinstance(widget, ttk.Treeview)):
+        for item in all_items(tree):
+            tree.item(item, open=True)
+    view._selection.clear()
+    view._selection.append(selected.getObjId())
+    view._updateSelection()
+    master.root.after(2 * SETTLE_MS, guarded(look))
+    master.root.mainloop()
 
 
 def guarded(act):
@@ -192,12 +278,26 @@ def guarded(act):
     return run
 
 
+def turn_pages(figure):
+    """Show the third particle, at 15 Å."""
+    figure.browser.lowpass.set_val(15)
+    figure.browser.show(3)
+
+
 def choose_box(dialog, box):
     """Choose the row of a box; of None, leave the one that is chosen."""
     for row in dialog.table.get_children():
         if box in dialog.table.item(row)["values"][:1]:
             dialog.table.selection_set(row)
             dialog.table.see(row)
+
+
+def slide_to(dialog, value):
+    """Choose the second particle, and a value."""
+    dialog.particle.set(2)
+    dialog.slider.set(value)
+    dialog.draw()
+    dialog.canvas.draw()
 
 
 def click_sections(dialog):
@@ -216,7 +316,9 @@ def click_sections(dialog):
 def few_colors(source, path):
     """A picture in so many colours as it needs to be looked at, smaller by half."""
     with Image.open(source) as picture:
-        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(COLORS).save(path)
+        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(
+            COLORS, Image.Quantize.FASTOCTREE
+        ).save(path)
 
 
 def side_by_side(folder, left, right, name):
@@ -245,11 +347,23 @@ def main(folder):
         choose = {"targetPixelSize": None, "cropSize": 112, "fourierCropSize": 56}
         wizards = {name: lambda dialog, box=box: choose_box(dialog, box) for name, box in choose.items()}
         for name, value in slide.items():
-            wizards[name] = lambda dialog, value=value: (dialog.slider.set(value), dialog.draw(), dialog.canvas.draw())
+            wizards[name] = lambda dialog, value=value: slide_to(dialog, value)
         photograph_form(camera, master, "downsample", protocols["downsample"], wizards)
         photograph_form(camera, master, "restore", protocols["restore"], {})
         photograph_form(camera, master, "center", protocols["center"], {"xCenter": click_sections})
-        photograph_viewer(camera, master, done)
+        photograph_viewer(
+            camera,
+            master,
+            "viewer",
+            done,
+            {"showPicture": None, "browsePairs": turn_pages, "showSpectra": None, "showShifts": None},
+        )
+        for name in ("restore", "center"):
+            run = headless.run(project, protocols[name])
+            photograph_viewer(camera, master, f"viewer_{name}", run, {"showPlaces": None, "browsePlaces": turn_pages})
+        spoil([17, 63, 80])
+        photograph_problem(camera, master, failed(project, protocols["downsample"]))
+        photograph_project(camera, master, done)
         side_by_side(camera.folder, "form_downsample_2", "wizard_targetPixelSize", "form_and_wizard")
         (camera.folder / "windows.json").write_text(json.dumps(camera.notes, indent=1, ensure_ascii=False))
         os._exit(0)  # Scipion's window has threads of its own

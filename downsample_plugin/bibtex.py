@@ -2,7 +2,7 @@
 """
 @article{delaRosaTrevin2016,
   title = {Scipion: A software framework toward integration, reproducibility and validation in 3D electron microscopy},
-  author = {de la Rosa-Trev{\\'i}n, J. M. and Quintana, A. and del Cano, L. and Zald{\\'i}var, A. and others},
+  author = {de la Rosa-Trevín, J. M. and Quintana, A. and del Cano, L. and Zaldívar, A. and others},
   journal = {Journal of Structural Biology},
   volume = {195},
   pages = {93-99},

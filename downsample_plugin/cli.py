@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace, workers: int, crew: Crew) -> None:
     count = sum(stack.size for stack in stacks)
     of_parts = f" (part {part} of {parts})" if parts > 1 else ""
     print(f"downsample-particles {__version__}: {count} images{of_parts}, {job.plan.summary()}", flush=True)
-    with progress(count) as advance:
+    with progress(count, job.note_path(part, parts)) as advance:
         run_job(job, stacks, workers, advance, options.skip_corrupt, crew)
     job.check_worked_on(stacks)
     bad = job.bad_particles(stacks)

@@ -8,6 +8,7 @@ The folder of a job holds::
     tables/images.npy           the images to be made (WANTED), in the order in which they are written into stacks
     tables/files.json           the names of the image files, and what each was when the job was written
     tables/bad_before.json      particles that cannot be used for other reasons than their images, and why
+    tables/progress_1_of_1.json how far the program is that makes this part of it just now, for who looks at it
     particles_000001.mrcs …     the output stacks, with tables of their own (see output_stack.py)
     bad_particles.star          all particles that cannot be used, for people
 
@@ -31,6 +32,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,7 @@ from .core.plan import DownsamplePlan
 from .errors import DataError, PlanError
 from .fingerprints import FileState, check_unchanged, difference, file_state, fingerprint
 from .output_stack import IMAGES_NAME, OutputStack, remove_files, stack_name, write_json
+from .progress import Progress, noted_progress
 from .tables import (
     ROW,
     WANTED,
@@ -62,6 +65,7 @@ DEFAULT_PARTICLES_PER_STACK = 10000
 NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
 BAD_PARTICLES_NAME = "bad_particles.star"
 PARTICLES_NAME, FILES_NAME, BAD_BEFORE_NAME = "particles.npy", "files.json", "bad_before.json"
+PROGRESS = "progress_"  # with it begin the names of the notes of how far the work is
 
 # What became of a particle: the number of its output stack, from 1; its image's number there, from 1, or 0 if it was
 # left out; and the shift that was applied, in px of the input
@@ -289,6 +293,22 @@ class Job:
         names = {os.path.basename(path) for path in (*paths, self.path, BAD_PARTICLES_NAME)}
         for folder in (self.folder or ".", self.tables):
             remove_abandoned(folder, names)
+
+    def note_path(self, part: int, parts: int) -> str:
+        """Where the process that makes so great a part of it notes how far it is."""
+        return self._table(f"{PROGRESS}{part}_of_{parts}.json")
+
+    def progress(self) -> Progress:
+        """How far it is, by what the processes that make it now note, and by the output stacks of the other parts."""
+        done, per_second, noted = 0, 0.0, set[int]()
+        for path in Path(self.tables).glob(f"{PROGRESS}*.json"):
+            note = noted_progress(path)
+            if note:
+                part, parts = path.stem.removeprefix(PROGRESS).split("_of_")
+                noted.update(stack.number for stack in self.share(int(part), int(parts)))
+                done, per_second = done + note.done, per_second + note.per_second
+        done += sum(stack.size for stack in self.stacks if stack.number not in noted and stack.record())
+        return Progress(min(done, self.image_count), self.image_count, per_second)
 
     # ---- what is in it ---------------------------------------------------------------------------------
 

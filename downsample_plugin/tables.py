@@ -7,8 +7,11 @@ with the number of its image, and the images (WANTED), each of which is made onc
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -200,6 +203,7 @@ _imageIndex #2
 _imageFile #3
 _problem #4
 """
+LISTED = re.compile(r'(-?\d+) (-?\d+) "([^"]*)" "([^"]*)"\n')
 
 
 def list_bad_particles(path: str, bad: Iterable[BadParticle]) -> int:
@@ -211,6 +215,19 @@ def list_bad_particles(path: str, bad: Iterable[BadParticle]) -> int:
             file.write(f"{particle_id} {index} {_quoted(name)} {_quoted(problem)}\n")
             count += 1
     return count
+
+
+def listed_particles(path: str, most: int) -> list[BadParticle]:
+    """The first so many rows of a table that ``list_bad_particles`` wrote; none if there is no such file."""
+    found: list[BadParticle] = []
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(path, encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        rows = filter(None, map(LISTED.fullmatch, file))
+        for particle_id, index, name, problem in (row.groups() for row in itertools.islice(rows, most)):
+            found.append(BadParticle(int(particle_id), int(index), name, problem))
+    return found
 
 
 def _quoted(text: str) -> str:

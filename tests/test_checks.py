@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from downsample_plugin.core import DownsamplePlan, checks, downsample_images
+from downsample_plugin.core.normalize import background_deviation
 from downsample_plugin.core.plan import FilterShape, Recenter
 from downsample_plugin.errors import PlanError
 
@@ -107,6 +108,7 @@ WARNED = [
     ),
     ({"float16": True}, "RELION 4 and later"),
     ({"fourier_crop_size": 80}, "come out with about 0.25"),
+    ({"fourier_crop_size": 135, "normalize": True}, "135 px is odd. RELION 3.1 reconstructs wrong maps"),
 ]
 
 
@@ -115,6 +117,68 @@ def test_warnings(changes, sentence):
     plan = dataclasses.replace(BASE, **changes)
     assert checks.problems(plan) == []
     assert any(sentence in warning for warning in checks.warnings(plan))
+
+
+QUESTIONS = [  # what is worth stopping for, besides images that have been found normalised
+    ({"target_pixel_size": 3.0}, []),  # 0.2 % away
+    ({"box_in": 20, "target_pixel_size": 1.7}, []),  # 3.7 % away
+    ({"box_in": 20, "target_pixel_size": 1.55}, ["1.6375 Å/px comes out"]),  # 5.6 % away
+    ({"fourier_crop_size": 135}, ["135 px is odd"]),
+    ({"crop_size": 135}, ["135 px is odd"]),
+    ({"crop_size": 135, "target_pixel_size": 2.0}, []),  # of an even box
+    ({"box_in": 135, "float16": True}, []),  # as it came
+    ({"fourier_crop_size": 254}, ["prime factor 127"]),
+    ({"box_in": 254, "float16": True}, []),
+    ({"fourier_crop_size": 160, "lowpass_resolution": 5.0}, ["5 Å is not coarser"]),
+    ({"fourier_crop_size": 80}, []),
+]
+
+
+@pytest.mark.parametrize("changes, sentences", QUESTIONS)
+def test_questions(changes, sentences):
+    """They are among the warnings; with images of deviation 1, there is one more where pixels are averaged."""
+    plan = dataclasses.replace(BASE, **changes)
+    assert checks.problems(plan) == []
+    found = checks.questions(plan, normalised=False)
+    assert len(found) == len(sentences)
+    for question, sentence in zip(found, sentences):
+        assert sentence in question
+    assert set(found) <= set(checks.warnings(plan, normalised=False))
+    more = checks.questions(plan, normalised=True)[len(found) :]
+    assert len(more) == (plan.box_out != plan.box_crop)
+    assert all("Deviation: averaging pixels shrinks the noise" in question for question in more)
+
+
+def test_the_deviation_of_a_background():
+    noise = np.random.default_rng(0).normal(scale=3.0, size=(200, 200))
+    y, x = np.mgrid[:200, :200] - 100
+    noise[x**2 + y**2 < 90**2] += 50  # a particle
+    assert background_deviation(noise) == pytest.approx(3.0, rel=0.03)
+    noise[x**2 + y**2 > 100**2] = 7.0
+    assert background_deviation(noise.astype(np.int8)) == 0.0
+
+
+SUMMARIES = [
+    ({"fourier_crop_size": 160}, "box 320 → 160 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å"),
+    (
+        {"crop_size": 256, "float16": True},
+        "box 320 → 256 px, pixel size 1.31 Å/px, Nyquist 2.62 Å; cropped, 16 bits",
+    ),
+    (
+        {"crop_size": 400, "fourier_crop_size": 200, "recenter": Recenter.EXACT, "highpass_resolution": 200.0},
+        "box 320 → 400 → 200 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å; "
+        "recentred (exact), padded, high-pass 200 Å",
+    ),
+    (
+        {"lowpass_resolution": 8.5, "normalize": True, "float16": True},
+        "box 320 px, pixel size 1.31 Å/px, Nyquist 2.62 Å; low-pass 8.5 Å, background normalised, 16 bits",
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, line", SUMMARIES)
+def test_the_summary_names_all_that_is_done_and_nothing_else(changes, line):
+    assert dataclasses.replace(BASE, **changes).summary() == line
 
 
 def test_nothing_to_warn_of():

@@ -23,7 +23,20 @@ def test_output_boxes():
     assert {16, 64, 128, 144, 256, 320} <= set(boxes)
     assert not {122, 134, 286} & set(boxes)
     assert choices.rows[choices.first].value == 140
-    assert choices.rows[choices.first].cells == ("140", "2.9943", "5.989", "fast")
+    assert choices.rows[choices.first].cells == ("140", "÷2.29", "2.9943", "5.989", "fast")
+
+
+def test_even_boxes_come_first_and_whole_bin_factors_are_among_them():
+    choices = fourier_crop_choices(DownsamplePlan(405, 1.31))
+    boxes = [row.value for row in choices.rows]
+    assert boxes == sorted(boxes, key=lambda box: (box % 2, -box))
+    assert boxes[-3:] == [405, 135, 81]
+    by_box = {row.value: row.cells for row in choices.rows}
+    assert by_box[135][1] == "÷3"
+    assert "odd: not for RELION 3.1" in by_box[135][-1]
+    assert {row.value: row.cells[1] for row in fourier_crop_choices(PLAN).rows}[160] == "÷2"
+    assert pixel_size_choices(DownsamplePlan(405, 1.31)).rows[-1].cells[0] == "405"
+    assert "" not in crop_choices(PLAN).columns
 
 
 def test_pixel_sizes_are_those_that_come_out():
@@ -47,7 +60,7 @@ def test_crop_boxes(box):
     for row in choices.rows:
         assert row.cells[2] == ("crop" if row.value < box else "as it is" if row.value == box else "pad")
         assert row.cells[3] == "100"
-        assert float(row.cells[4]) == pytest.approx(1.31 * row.value / 100, rel=1e-4)
+        assert float(row.cells[5]) == pytest.approx(1.31 * row.value / 100, rel=1e-4)
 
 
 def test_small_boxes_have_choices_or_none():

@@ -193,7 +193,7 @@ def test_pixel_size_of_the_micrographs(here, capsys):
 def test_an_odd_box(here, capsys):
     write_stack("in.mrcs", noise(2), voxel_size=1.5)
     command("in.mrcs", "-o", "out", "--box", "15")
-    assert "Warning: Box of 15 px is odd: RELION 3.1 reconstructs wrong maps" in capsys.readouterr().out
+    assert "Warning: Box of the output: 15 px is odd. RELION 3.1 reconstructs wrong maps" in capsys.readouterr().out
 
 
 def test_real_particles_of_relion_30(here):

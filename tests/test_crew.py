@@ -126,7 +126,7 @@ def test_all_processes_work_on_every_stack_of_a_job(here, launch):
     assert sum(counts) == COUNT
     assert content("one") == content("many")
     assert said.count("Done: ") == 1
-    assert f"{COUNT} of {COUNT} images (100%)" in said
+    assert f"{COUNT} of {COUNT} images done (100%)" in said
 
 
 @every_launcher

@@ -4,6 +4,7 @@
 import mrcfile
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -11,7 +12,8 @@ from downsample_plugin.core.filters import plan_gain
 from downsample_plugin.core.plan import DownsamplePlan, FilterShape, Recenter
 from downsample_plugin.core.spectra import RadialPower
 from downsample_plugin.errors import DataError
-from downsample_plugin.picture import BAR_COLOR, draw_particles, draw_result, draw_shifts, draw_spectra, round_length
+from downsample_plugin.picture import BAR_COLOR, draw_frame, draw_image, draw_particles, draw_result, round_length
+from downsample_plugin.plots import LEAST_GAP, draw_grey_values, draw_shifts, draw_spectra, round_resolutions
 from downsample_plugin.program import run_job
 from downsample_plugin.sample import SHOWN, Sample
 
@@ -110,7 +112,8 @@ def test_the_scale_is_right(here, crop):
     lengths = {round(float(bar[1] - bar[0]), 6) for bar in bars}
     (length,) = lengths
     texts = [text.get_text() for text in axis.texts]
-    assert f"before: 128 px, 1.5 Å/px; bar {length:g} Å" in texts
+    cut = "; frame: what is cut out" if crop == 64 else ""
+    assert f"before: 128 px, 1.5 Å/px; bar {length:g} Å{cut}" in texts
     assert f"after: 40 px, {plan.apix_out:.4g} Å/px; bar {length:g} Å" in texts
     extents = [image.get_extent() for image in axis.get_images()]
     for i, one in enumerate(extents):
@@ -147,17 +150,97 @@ def test_shifts(here):
     assert legend == ["applied: median 6 Å", "left in the alignment: median 0.8 Å"]
 
 
-def test_without_recentring_the_picture_says_so(here):
+def test_grey_values(here):
+    """Means and deviations are those of the pixels; averaging four of noise halves the deviation."""
     axis = Figure().subplots()
-    draw_shifts(axis, Sample.of_jobs([job_of(DownsamplePlan(64, 2.0, fourier_crop_size=32), 3)]))
-    assert "not recentred" in axis.get_title(loc="left")
+    draw_grey_values(axis, Sample.of_jobs([job_of(DownsamplePlan(64, 2.0, fourier_crop_size=32))]))
+    before, after = (text.get_text() for text in axis.get_legend().get_texts())
+    assert float(before.split()[-1]) == pytest.approx(1, abs=0.02)
+    assert float(after.split()[-1]) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "recenter, label", [(Recenter.NONE, "grey value"), (Recenter.EXACT, "length of the shift (Å)")]
+)
+def test_the_fourth_field_shows_what_there_is(here, monkeypatch, recenter, label):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    plan = DownsamplePlan(64, 2.0, fourier_crop_size=32, recenter=recenter, normalize=True, float16=True)
+    draw_result("result.png", Sample.of_jobs([job_of(plan, 1)]))
+    (figure,) = drawn
+    assert figure.axes[-1].get_xlabel() == label
+    title = figure.get_suptitle()
+    assert title.startswith("1 image: box 64 → 32 px, pixel size 2 → 4 Å/px, Nyquist 8 Å\n")
+    assert title.endswith("background normalised, 16 bits")
+    assert ("recentred (exact)" in title) == (recenter is Recenter.EXACT)
+
+
+@pytest.mark.parametrize(
+    "finest, expected", [(2.62, [2.5, 3, 4, 5, 6, 10, 20]), (20, [20, 30, 40, 50, 100]), (1.0, [1, 1.2])]
+)
+def test_resolutions_on_the_axis_are_round(finest, expected):
+    found = round_resolutions(1.05 / finest)
+    assert found[: len(expected)] == expected
+    assert np.diff([1 / each for each in found[::-1]]).min() >= LEAST_GAP * 1.05 / finest
+
+
+def test_the_legend_hides_no_line(here):
+    figure = Figure(figsize=(7, 5))
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0.12, 0.3, 0.76, 0.6))
+    draw_spectra(axis, Sample.of_jobs([job_of(DownsamplePlan(64, 2.0, fourier_crop_size=32, lowpass_resolution=12.0))]))
+    figure.draw_without_rendering()
+    assert not axis.get_legend().get_window_extent().overlaps(axis.get_window_extent())
+
+
+def test_the_frame_shows_what_is_cut_out(here):
+    """What stands in the frame, as it is drawn, is what comes out; whole pixels, all shifts."""
+    plan = DownsamplePlan(32, 2.0, crop_size=12, recenter=Recenter.WHOLE_PIXELS)
+    for pair in Sample.of_jobs([job_of(plan, 4)]).shown:
+        axis = Figure().subplots()
+        draw_image(axis, pair.before, plan.apix_in)
+        draw_frame(axis, plan, pair.applied)
+        (frame,) = axis.patches
+        left, _, _, top = axis.get_images()[0].get_extent()
+        column = (frame.get_x() - left) / plan.apix_in
+        row = (top - frame.get_y() - frame.get_height()) / plan.apix_in  # from the top, where the first row is
+        assert (column, row) == pytest.approx((round(column), round(row)))
+        column, row = round(column), round(row)
+        assert np.array_equal(pair.before[row : row + 12, column : column + 12], pair.after)
+
+
+def rendered(image):
+    """An image as ``draw_image`` shows it, one pixel of the screen each, from top to bottom."""
+    box = len(image)
+    figure = Figure(figsize=(box / 100, box / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1))
+    draw_image(axis, image, 1.0)
+    axis.set_axis_off()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., 0].astype(float)
+
+
+def test_images_stand_as_in_scipions_own_viewer(here, scipion):
+    """An image without any symmetry, as MDViewer's reader gives it to the screen and as we draw it."""
+    from pwem.viewers.mdviewer.readers import ScipionImageReader
+
+    y, x = np.mgrid[:64, :64]
+    image = np.exp(-((x - 20) ** 2 + (y - 12) ** 2) / 60) + 0.5 * np.exp(-((x - 45) ** 2 + (y - 40) ** 2) / 90)
+    stack = write_stack("asymmetric.mrcs", image[None])
+    theirs = np.asarray(ScipionImageReader.open(f"1@{stack}")).astype(float)
+    ours = rendered(image)
+    assert theirs.shape == ours.shape
+    assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.98
+    for turned in (ours[::-1], ours[:, ::-1], ours.T):
+        assert np.corrcoef(theirs.ravel(), turned.ravel())[0, 1] < 0.7
 
 
 def test_the_sample_is_taken_evenly(here):
     job = job_of(DownsamplePlan(16, 2.0, fourier_crop_size=8), 100, per_stack=3)
     sample = Sample.of_jobs([job])
     places = [next(i for i, image in enumerate(images_of_file("noise.mrcs")) if np.array_equal(image, shown))
-              for shown in sample.before]  # fmt: skip
+              for shown in (pair.before for pair in sample.shown)]  # fmt: skip
     assert len(places) == SHOWN
     assert (places[0], places[-1]) == (0, 99)
     assert np.diff(places).min() >= 10
@@ -171,7 +254,7 @@ def test_particles_that_are_gone_are_passed_over(here):
     assert (sample.spectrum_before.count, sample.spectrum_after.count) == (3, 3)
     (here / "noise.mrcs").unlink()
     none_left = Sample.of_jobs([job])
-    assert none_left.before == []
+    assert none_left.shown == []
     draw_result("result.png", none_left)
     assert (here / "result.png").read_bytes().startswith(b"\x89PNG")
 

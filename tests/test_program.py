@@ -125,8 +125,8 @@ def test_images_that_follow_each_other_and_some_that_do_not(here, wanted, of_oth
 def test_progress_and_summary_are_in_the_log(here):
     rows, _ = scattered()
     done = run(write_job("job", PLAN, rows, 10))
-    assert "30 images, box 32 → 32 → 16 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å" in done.stdout
-    assert "30 of 30 images (100%)" in done.stdout
+    assert "30 images, box 32 → 16 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å" in done.stdout
+    assert "30 of 30 images done (100%)" in done.stdout
     assert "\r" not in done.stdout
 
 

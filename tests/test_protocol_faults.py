@@ -159,7 +159,7 @@ def test_a_first_file_that_is_missing(project):
     particles = particle_set(project, items, APIX)
     protocol = downsample(project, particles, fourierCropSize=16, skipCorrupt=True)
     assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [2, 3, 4]
-    assert any("Left out: 1 corrupt particles" in line for line in protocol.summary())
+    assert any("Left out: 1 corrupt particle," in line for line in protocol.summary())
 
 
 def test_a_stack_that_is_harmed_before_the_set_is_registered(project, many, undisturbed):

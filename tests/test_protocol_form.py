@@ -87,7 +87,7 @@ def test_parameters_are_the_interface(project, sets):
         assert len(param.getHelp()) > 60, f"{name} needs help that explains it"
     for name, default in DEFAULTS.items():
         assert getattr(protocol, name).get() == default, name
-    assert protocol.getClassLabel() == "downsample_plugin - downsample particles"
+    assert protocol.getClassLabel() == "downsample particles"
     choices = {
         name: protocol.getParam(name).choices for name in ("recenterMode", "alignment2DConvention", "filterShape")
     }
@@ -283,10 +283,41 @@ def test_a_singular_matrix_names_its_particle(project, sets):
 
 def test_warnings_and_the_expected_outcome(project, sets):
     protocol = new_downsample(project, sets[None], targetPixelSize=3.0)
-    assert protocol.warnings() == checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
-    assert "2.9111 Å/px comes out" in protocol.warnings()[0]
-    assert protocol.summary() == ["Will give: box 40 → 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"]
+    size, deviation = checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
+    assert "2.9111 Å/px comes out" in size
+    assert protocol.warnings() == [deviation]  # the images are noise of deviation 1
+    will_give = "Will give: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
+    assert protocol.summary() == [will_give, size, deviation]
     assert new_downsample(project, sets[None]).warnings() == []
+
+
+def test_questions_are_for_what_is_off(project, sets):
+    """Nothing that nearly every run would ask; the same sentences are lines of the summary."""
+    raw = write_stack("raw.mrcs", 12 * np.random.default_rng(0).normal(size=(3, BOX, BOX)))
+    given = particle_set(project, [particle(i, (i, raw)) for i in (1, 2, 3)], APIX)
+    usual = new_downsample(project, given, targetPixelSize=2.6, saveFloat16=True)
+    assert usual.warnings() == []
+    (_, size, bits) = usual.summary()
+    assert "2.62 Å/px comes out" in size
+    assert "16-bit floating point" in bits
+    for settings, sentence in (
+        ({"targetPixelSize": 2.77}, "2.77 Å/px was asked for, 2.9111 Å/px comes out"),  # 5.1 % away
+        ({"fourierCropSize": 21}, "21 px is odd. RELION 3.1 reconstructs wrong maps"),
+        ({"cropSize": 39}, "39 px is odd"),
+        ({"fourierCropSize": 34}, "prime factor 17"),
+        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has no effect"),
+    ):
+        (question,) = new_downsample(project, given, **settings).warnings()
+        assert sentence in question
+        assert question in new_downsample(project, given, **settings).summary()
+
+
+def test_an_odd_box_that_nobody_chose_is_no_question(project):
+    odd = write_stack("odd.mrcs", np.random.default_rng(0).normal(size=(2, 41, 41)))
+    given = particle_set(project, [particle(i, (i, odd)) for i in (1, 2)], APIX)
+    protocol = new_downsample(project, given, lowpassResolution=8.0)
+    assert protocol.warnings() == []
+    assert "41 px is odd" in protocol.summary()[1]
 
 
 def test_summary_methods_and_citations(project, sets):
@@ -300,7 +331,8 @@ def test_summary_methods_and_citations(project, sets):
         alignment2DConvention=2,
     )
     assert protocol.summary() == [
-        "3 particles: box 40 → 40 → 20 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å",
+        "3 particles: box 40 → 20 px, pixel size 1.31 → 2.62 Å/px, Nyquist 5.24 Å; "
+        "recentred (whole pixels), low-pass 8 Å, background normalised",
         "Images on disk: 19 kB → 6 kB",
         "Recentred (whole pixels) by the particles' own alignment (2D, rotate then shift: as chosen)",
         "Note: the shifts of the output are written as 'rotate then shift', and its particles do not look like it; "
@@ -313,6 +345,8 @@ def test_summary_methods_and_citations(project, sets):
         "beyond 10 px [Scheres2012] with scipion-em-downsample "
     )
     assert "not found" not in "".join(protocol.citations())
+    assert "\\" not in "".join(protocol.citations())
+    assert "de la Rosa-Trevín" in "".join(protocol.citations())
     assert set(protocol.getCitations()) == {"Frigo2005", "delaRosaTrevin2016", "Scheres2012"}
 
 
@@ -342,6 +376,54 @@ def test_the_tree_shows_it_under_particles_preprocess(project):
 
     views = ProtocolTreeConfig.load(Domain, project.getPath("protocols.conf"))
     assert list(paths(views["Protocols SPA"])) == [("Particles", "Preprocess")]
+
+
+FOUND_BY = {
+    "ProtDownsampleParticles": "downsample, bin, binning, rescale, resize, scale, crop, Fourier crop, pad, recenter, "
+    "recentre, center, shift, normalize, lowpass, low-pass, pixel size, restore, full size",
+    "ProtRestoreFullSize": "downsample, bin, scale, recenter, shift, restore, unbin, full size, full-size, re-extract, "
+    "coordinates",
+    "ProtShiftParticleCenter": "center, recenter, recentre, shift, crop, sub-particle, sub-particles, subparticle, "
+    "subparticles, downsample, localized reconstruction",
+}
+
+
+@pytest.mark.parametrize("name", FOUND_BY)
+def test_the_search_finds_them_by_the_words_of_users(scipion, name):
+    """Scipion's own search: the whole phrase stands in the label or the help, which is worth 5 points or more."""
+    from types import SimpleNamespace
+
+    from pyworkflow.gui.project.searchprotocol import SearchProtocolWindow
+
+    for words in FOUND_BY[name].split(", "):
+        search = SimpleNamespace(
+            _isSuggestionActive=lambda: False,
+            _searchVar=SimpleNamespace(get=lambda words=words: words),
+            lbl=SimpleNamespace(set=lambda text: None),
+            _addSearchWeight=SearchProtocolWindow._addSearchWeight,
+        )
+        found = {line[0]: line[-1] for line in SearchProtocolWindow.scoreProtocols(search)}
+        assert found.get(name, 0) >= 5, words
+
+
+def test_labels_say_what_they_do(scipion):
+    from downsample_plugin import protocols, viewers
+
+    shown = [getattr(protocols, name).getClassLabel() for name in protocols.__all__]
+    assert shown == ["downsample particles", "restore full-size particles", "move particle center"]
+    assert viewers.DownsampleViewer.getClassLabel() == "result of downsampling"
+
+
+def test_the_long_tab_has_groups(project, sets):
+    from pyworkflow.protocol.params import Group
+
+    protocol = new_downsample(project, sets[None])
+    groups = {param.getLabel(): [name for name, _ in param.iterParams()]
+              for _, param in protocol.getDefinition()._paramsDict.items() if isinstance(param, Group)}  # fmt: skip
+    assert list(groups) == ["Box and pixel size", "Recentring", "Filters", "Normalization", "Storage"]
+    assert groups["Box and pixel size"] == ["cropSize", "targetPixelSize", "fourierCropSize"]
+    for name in ("cropSize", "fourierCropSize"):
+        assert "RELION 3.1 reconstructs wrong maps from one, without a word" in protocol.getParam(name).getHelp()
 
 
 def test_protocols_conf_is_json_where_scipion_wants_it():

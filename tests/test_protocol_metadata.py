@@ -312,7 +312,7 @@ def test_averages_stay_averages_and_disabled_particles_stay_out(project):
     protocol = downsample(project, given, fourierCropSize=32)
     assert type(protocol.outputParticles) is SetOfAverages
     assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [1, 3]
-    assert any("1 particles that are disabled" in line for line in protocol.summary())
+    assert any("1 particle disabled" in line for line in protocol.summary())
 
 
 def test_two_runs_in_a_row_record_their_own_shift(project, blobs):

@@ -299,7 +299,7 @@ def test_other_full_size_particles(project, trip):
         truth = later[item.getObjId()]
         assert item.getFileName() == stack
         assert np.abs(item.getTransform().getMatrix() - truth.matrix(2 * truth.shift)).max() < TOLERANCE
-    assert any("Left out: 1 particles that cannot be found" in line for line in restored.summary())
+    assert any("Left out: 1 particle that cannot be found" in line for line in restored.summary())
     listed = Path(restored._getExtraPath("left_out_particles.star")).read_text()
     assert "\n23 " in listed
     assert "none of id 23" in listed

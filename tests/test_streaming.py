@@ -244,7 +244,7 @@ def test_an_alignment_that_comes_later(project, items, closed):
     finished(project, protocol)
     expected = [item.getObjId() for item in items if item.getObjId() != 5]
     assert [item.getObjId() for item in items_of(protocol.outputParticles)] == expected
-    assert any("1 particles that Alignments 3D does not have" in line for line in protocol.summary())
+    assert any("1 particle that Alignments 3D does not have" in line for line in protocol.summary())
     images = {item.getObjId(): image_of(item) for item in items_of(closed.outputParticles)}
     for item in items_of(protocol.outputParticles):
         assert np.array_equal(image_of(item), images[item.getObjId()])
@@ -269,7 +269,7 @@ def test_bad_particles(project, items, skip):
         go_on(project, protocol)
     finished(project, protocol)
     assert [item.getObjId() for item in items_of(protocol.outputParticles)] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12]
-    assert any("Left out: 1 corrupt particles" in line for line in protocol.summary())
+    assert any("Left out: 1 corrupt particle," in line for line in protocol.summary())
 
 
 def test_what_cannot_be_done_is_said_when_the_first_particle_comes(project, items):
@@ -376,8 +376,7 @@ def test_looking_at_an_open_set_does_not_lock_it(project, items):
     protocol = new_downsample(project, feeder.protocol, **SETTINGS)
     assert protocol.validate() == []
     protocol.warnings()
-    plan, preview = wizards._previewOf(protocol)
-    assert preview(plan).shape == (16, 16)
+    assert wizards.Preview(protocol).image(0).shape == (16, 16)
     start = time.monotonic()
     feeder.feed(items[20:], close=True)
     assert time.monotonic() - start < 3

@@ -48,12 +48,12 @@ def test_there_is_a_picture_of_each(windows):
     [
         (
             "form_downsample",
-            ["  downsample_plugin - downsample particles", "Input particles", "Alignments 3D", "Execute"],
+            ["  downsample particles", "Input particles", "Alignments 3D", "Execute"],
         ),
         ("form_downsample_2", ["Desired approx. pixel size (Å/px)", "3.0", "Background radius (px)"]),
-        ("form_restore", ["  downsample_plugin - restore full-size particles", "Downsampled particles"]),
-        ("form_center", ["  downsample_plugin - move particle center", "Volume or mask", "20.0", "-10.0"]),
-        ("viewer", ["  downsample_plugin - result of downsampling", "Result picture", "Power spectra", "Shifts"]),
+        ("form_restore", ["  restore full-size particles", "Downsampled particles"]),
+        ("form_center", ["  move particle center", "Volume or mask", "20.0", "-10.0"]),
+        ("viewer", ["  result of downsampling", "Result picture", "Power spectra", "Shifts"]),
     ],
 )
 def test_forms(windows, form, texts):
@@ -70,7 +70,7 @@ def test_conditions_hide_what_does_not_apply(windows):
 def test_pixel_size_wizard(windows):
     note = windows[1]["wizard_targetPixelSize"]
     assert "3 Å/px gives 2.9943 Å/px" in note["texts"][0]
-    assert "56 | 2.9943 | 5.989 | fast" in note["texts"]
+    assert "56 | ÷2.29 | 2.9943 | 5.989 | fast" in note["texts"]
     assert float(note["form"]["targetPixelSize"]) == pytest.approx(demo.APIX * 128 / 56, rel=1e-15)
 
 
@@ -78,7 +78,7 @@ def test_box_wizards(windows):
     crop, fourier = windows[1]["wizard_cropSize"], windows[1]["wizard_fourierCropSize"]
     assert "128 px, 168 Å wide" in crop["texts"][0]
     assert crop["form"]["cropSize"] == "112"
-    assert "56 | 2.62 | 5.24 | fast" in fourier["texts"]
+    assert "56 | ÷2 | 2.62 | 5.24 | fast" in fourier["texts"]
     assert fourier["form"]["fourierCropSize"] == "56"
     assert fourier["form"]["targetPixelSize"] == "None"  # the two exclude each other
 
@@ -103,11 +103,34 @@ def test_center_picker(windows):
 
 def test_viewer_windows(windows):
     titles = {name: note["title"] for name, note in windows[1].items() if name.startswith("viewer_")}
-    assert titles == {
-        "viewer_showPicture": "Downsampled particles",
-        "viewer_showSpectra": "Power spectra",
-        "viewer_showShifts": "Shifts",
-    }
+    places = {"showPlaces": "Where the particles stand", "browsePlaces": "Particles and their centers"}
+    assert (
+        titles.items()
+        >= {
+            "viewer_showPicture": "Downsampled particles",
+            "viewer_browsePairs": "Particles before and after",
+            "viewer_showSpectra": "Power spectra",
+            "viewer_showShifts": "Shifts",
+            **{f"viewer_{name}_{entry}": title for name in ("restore", "center") for entry, title in places.items()},
+        }.items()
+    )
+
+
+def test_a_failed_run_shows_why(windows):
+    note = windows[1]["failed"]
+    assert note["title"] == "The run has failed"
+    assert note["message"].startswith("Protocol failed: 3 particles cannot be used")
+    assert [text.split(" | ")[:2] for text in note["texts"] if " | " in text] == [[n, n] for n in ("18", "64", "81")]
+
+
+def test_the_tree_and_run_boxes_say_what_the_protocols_do(windows):
+    labels = ("downsample particles", "restore full-size particles", "move particle center")
+    project = windows[1]["project"]
+    for label in labels:
+        assert label in project["texts"], label
+        assert any(label in box for box in project["boxes"]), label
+    assert not any("downsample_plugin" in text for text in (*project["texts"], *project["boxes"]))
+    assert any(text.startswith("restore full-size particles | ") for text in windows[1]["search"]["texts"])
 
 
 def test_particles_are_shown_without_java(project):

@@ -17,6 +17,7 @@ from .plan import DownsamplePlan, FilterShape, Recenter
 SMALLEST_BOX = 8  # px; less is no image
 LARGEST_BOX = 4096  # px; no particle comes near, and no more memory is given on a header's word
 LARGEST_NUMBER = 1e9  # Å, Å/px, px: beyond, products overflow
+FAR_OFF = 0.05  # of the desired pixel size: more is worth a question before the run
 SLOW_PRIME_FACTOR = 13  # FFT libraries have their own code for factors up to here
 
 
@@ -208,16 +209,46 @@ def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def warnings(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
-    """What may surprise, for a plan without problems."""
+def warnings(plan: DownsamplePlan, names: Names = FORM, normalised: bool = True) -> list[str]:
+    """What may surprise, for a plan without problems: lines for a summary.
+
+    `normalised`: whether the images may have a background of deviation 1.
+    """
     return (
         _pixel_size_warning(plan)
+        + _odd_box_warning(plan, names)
         + _prime_warning(plan)
-        + _odd_warning(plan)
         + _lowpass_warning(plan, names)
-        + _deviation_warning(plan, names)
+        + (_deviation_warning(plan, names) if normalised else [])
         + _float16_warning(plan)
     )
+
+
+def questions(plan: DownsamplePlan, normalised: bool) -> list[str]:
+    """Those of the warnings that one would want to stop for before a run: something is off.
+
+    `normalised`: whether the images have been found to have a background of deviation 1.
+    """
+    asked = plan.target_pixel_size
+    is_far_off = asked is not None and abs(plan.apix_out - asked) >= FAR_OFF * asked
+    is_odd_by_choice = (plan.fourier_crop_size or plan.crop_size or 0) % 2 == 1
+    is_other_box = plan.box_out != plan.box_in
+    return (
+        (_pixel_size_warning(plan) if is_far_off else [])
+        + (_odd_box_warning(plan, FORM) if is_odd_by_choice else [])
+        + (_prime_warning(plan) if is_other_box else [])
+        + _lowpass_warning(plan, FORM)
+        + (_deviation_warning(plan, FORM) if normalised else [])
+    )
+
+
+def _odd_box_warning(plan: DownsamplePlan, names: Names) -> list[str]:
+    if plan.box_out % 2 == 0:
+        return []
+    return [
+        f"Box of the output: {plan.box_out} px is odd. RELION 3.1 reconstructs wrong maps from odd boxes, without a "
+        f"word; for RELION give an even one, by {names.fourier_crop} or {names.crop}."
+    ]
 
 
 def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
@@ -236,15 +267,6 @@ def _prime_warning(plan: DownsamplePlan) -> list[str]:
         "here and in later programs. Boxes made of the factors 2, 3, 5 and 7 are fast."
         for box in sorted({plan.box_crop, plan.box_out})
         if largest_prime_factor(box) > SLOW_PRIME_FACTOR
-    ]
-
-
-def _odd_warning(plan: DownsamplePlan) -> list[str]:
-    if plan.box_out % 2 == 0:
-        return []
-    return [
-        f"Box of {plan.box_out} px is odd: RELION 3.1 reconstructs wrong maps from odd boxes, without a word. Choose "
-        "an even box for RELION."
     ]
 
 

@@ -10,6 +10,13 @@ from ..errors import DataError
 from .geometry import origin
 
 
+def background_deviation(image: NDArray[np.generic]) -> float:
+    """Population standard deviation of an image (B, B), of any real dtype, outside the circle of half its box."""
+    across = np.arange(len(image)) - origin(len(image))
+    background = across[:, None] ** 2 + across**2 > (len(image) / 2) ** 2
+    return float(image[background].std(dtype=np.float64))
+
+
 class BackgroundNormalizer:
     """Gives images a flat background of mean 0 and deviation 1.
 

@@ -108,12 +108,29 @@ class DownsamplePlan:
         return self.box_out / 2 if self.background_radius is None else self.background_radius
 
     def summary(self) -> str:
-        """One line for logs and summaries."""
-        return (
-            f"box {self.box_in} → {self.box_crop} → {self.box_out} px, "
-            f"pixel size {self.apix_in:.5g} → {self.apix_out:.5g} Å/px, "
-            f"Nyquist {self.nyquist_resolution:.4g} Å"
+        """One line for logs and summaries: boxes and pixel sizes, and after a semicolon what else is done."""
+        boxes, sizes = [f"{self.box_in}"], [f"{self.apix_in:.5g}"]
+        if self.box_crop != self.box_in:
+            boxes.append(f"{self.box_crop}")
+        if self.box_out != self.box_crop:
+            boxes.append(f"{self.box_out}")
+            sizes.append(f"{self.apix_out:.5g}")
+        line = (
+            f"box {' → '.join(boxes)} px, pixel size {' → '.join(sizes)} Å/px, Nyquist {self.nyquist_resolution:.4g} Å"
         )
+        besides = self._done_besides()
+        return f"{line}; {', '.join(besides)}" if besides else line
+
+    def _done_besides(self) -> list[str]:
+        """What is done to the images besides another box and pixel size, in words."""
+        done = [] if self.recenter is Recenter.NONE else [f"recentred ({self.recenter.value})"]
+        if self.box_crop != self.box_in:
+            done.append("cropped" if self.box_crop < self.box_in else "padded")
+        if self.lowpass_resolution is not None:
+            done.append(f"low-pass {self.lowpass_resolution:g} Å")
+        if self.highpass_resolution is not None:
+            done.append(f"high-pass {self.highpass_resolution:g} Å")
+        return done + ["background normalised"] * self.normalize + ["16 bits"] * self.float16
 
     # ---- JSON ----------------------------------------------------------------------------------------
 

@@ -122,13 +122,13 @@ class FollowsOpenSets:
     def _refusal(self, stream, batches):
         """The error that there are particles that cannot be used; all are listed."""
         bad = self._listBad(stream, batches)
-        return refusal(bad, len(bad), self._badPath())
+        return refusal(bad, len(bad), self.badPath())
 
     def _listBad(self, stream, batches):
         """All particles that cannot be used, so far, listed for people."""
         bad = sorted([*batches.bad, *stream.bad], key=lambda bad: bad.particle_id)
         if bad:
-            list_bad_particles(self._badPath(), bad)
+            list_bad_particles(self.badPath(), bad)
         return bad
 
     def _readyToTake(self, stream):

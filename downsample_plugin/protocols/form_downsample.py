@@ -14,14 +14,21 @@ from .particles import PARTICLES_OR_CLASSES
 RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
 FILTER_SHAPES = [FilterShape.BUTTERWORTH, FilterShape.RAISED_COSINE]
 HALF_THE_OUTPUT_BOX = -1
+ODD_BOXES = (
+    "An odd box is possible, and exact here; but RELION 3.1 reconstructs wrong maps from one, without a word, so choose "
+    "an even box."
+)
 
 
 def defineDownsampleForm(form):
     """Add all parameters to a protocol's form."""
     _defineInput(form)
+    form.addSection(label="Downsampling")
     _defineBox(form)
+    _defineRecentring(form)
     _defineFilters(form)
-    _defineOutput(form)
+    _defineNormalization(form)
+    _defineStorage(form)
     _defineStreaming(form)
     form.addParallelSection(threads=4, mpi=1)
     form.getParam("numberOfThreads").help.set(
@@ -71,18 +78,17 @@ def _defineInput(form):
 
 
 def _defineBox(form):
-    form.addSection(label="Downsampling")
-    form.addParam(
+    group = form.addGroup("Box and pixel size")
+    group.addParam(
         "cropSize",
         params.IntParam,
         allowsNull=True,
         label="Crop / pad to box size (px)",
         help="Box size in pixels of the input, to cut the images to before anything else; the pixel size stays. A "
-        "larger "
-        "box than the particles' is padded with each particle's mean. Empty: keep the box.\n"
-        "Example: 400 px particles in a generous box, cropSize 320.",
+        "larger box than the particles' is padded with each particle's mean. Empty: keep the box.\n"
+        "Example: 320 for particles that stand in a box of 400 px, wider than they need.\n" + ODD_BOXES,
     )
-    form.addParam(
+    group.addParam(
         "targetPixelSize",
         params.FloatParam,
         allowsNull=True,
@@ -90,20 +96,23 @@ def _defineBox(form):
         help="Downsample to about this pixel size: the nearest even box over the same field of view is taken, and the "
         "output set carries the pixel size that really comes out.\n"
         "Example: 320 px at 1.31 Å/px and 3 Å/px give a box of 140 px at 2.994 Å/px.\n"
-        "Give this or _Fourier crop to box size_, not both; empty for no downsampling.",
+        "Give this or _Fourier crop to box size_, not both; empty for no downsampling. The box that it gives is even.",
     )
-    form.addParam(
+    group.addParam(
         "fourierCropSize",
         params.IntParam,
         allowsNull=True,
         label="Fourier crop to box size (px)",
         help="Downsample to this box size: the image's Fourier transform is cut to it, so that everything below the "
-        "new "
-        "Nyquist limit stays as it was. At most the box after cropping; odd boxes work too.\n"
+        "new Nyquist limit stays as it was. At most the box after cropping.\n"
         "Example: 320 px at 1.31 Å/px and 128 px give 3.275 Å/px, Nyquist 6.55 Å.\n"
-        "Give this or _Desired approx. pixel size_, not both.",
+        "Give this or _Desired approx. pixel size_, not both.\n" + ODD_BOXES,
     )
-    form.addParam(
+
+
+def _defineRecentring(form):
+    group = form.addGroup("Recentring")
+    group.addParam(
         "recenter",
         params.BooleanParam,
         default=False,
@@ -113,7 +122,7 @@ def _defineBox(form):
         "Keep to the alignment that comes with the output, or one found on it: an alignment of the full-size particles "
         "holds the whole shift, and put on the output (as by _assign alignment_) that would be applied twice.",
     )
-    form.addParam(
+    group.addParam(
         "recenterMode",
         params.EnumParam,
         choices=[mode.value for mode in RECENTER_MODES],
@@ -129,7 +138,8 @@ def _defineBox(form):
 
 
 def _defineFilters(form):
-    form.addParam(
+    group = form.addGroup("Filters")
+    group.addParam(
         "lowpassResolution",
         params.FloatParam,
         allowsNull=True,
@@ -138,7 +148,7 @@ def _defineFilters(form):
         "takes away "
         "everything beyond the new Nyquist limit (twice the pixel size). Empty: no filter. Example: 8",
     )
-    form.addParam(
+    group.addParam(
         "highpassResolution",
         params.FloatParam,
         allowsNull=True,
@@ -148,7 +158,7 @@ def _defineFilters(form):
         "gain is "
         "1/2 at this resolution. Give a number well above the particle's diameter. Empty: no filter. Example: 400",
     )
-    form.addParam(
+    group.addParam(
         "filterShape",
         params.EnumParam,
         choices=[shape.value for shape in FILTER_SHAPES],
@@ -159,7 +169,7 @@ def _defineFilters(form):
         "from 1 to "
         "0 over the given width, as in RELION.",
     )
-    form.addParam(
+    group.addParam(
         "filterOrder",
         params.IntParam,
         default=8,
@@ -168,7 +178,7 @@ def _defineFilters(form):
         label="Filter order",
         help="Steepness of the Butterworth edge: 8 is usual; larger is steeper, and rings more.",
     )
-    form.addParam(
+    group.addParam(
         "filterWidth",
         params.FloatParam,
         default=2,
@@ -180,8 +190,9 @@ def _defineFilters(form):
     )
 
 
-def _defineOutput(form):
-    form.addParam(
+def _defineNormalization(form):
+    group = form.addGroup("Normalization")
+    group.addParam(
         "doNormalize",
         params.BooleanParam,
         default=False,
@@ -191,7 +202,7 @@ def _defineOutput(form):
         "is fitted outside the circle and taken away. Averaging pixels shrinks the noise, so images that were "
         "normalised before are not any more after downsampling.",
     )
-    form.addParam(
+    group.addParam(
         "backRadius",
         params.IntParam,
         default=HALF_THE_OUTPUT_BOX,
@@ -199,7 +210,11 @@ def _defineOutput(form):
         label="Background radius (px)",
         help="Radius of the circle, in pixels of the output, outside of which is background. -1: half the output box.",
     )
-    form.addParam(
+
+
+def _defineStorage(form):
+    group = form.addGroup("Storage")
+    group.addParam(
         "saveFloat16",
         params.BooleanParam,
         default=False,
@@ -208,7 +223,7 @@ def _defineOutput(form):
         "and later, "
         "cryoSPARC and cryoDRGN read it; Xmipp programs that write images again and RELION 3.1 do not.",
     )
-    form.addParam(
+    group.addParam(
         "particlesPerStack",
         params.IntParam,
         default=DEFAULT_PARTICLES_PER_STACK,
@@ -216,7 +231,7 @@ def _defineOutput(form):
         label="Particles per stack",
         help="The output is written in stack files of up to so many particles.",
     )
-    form.addParam(
+    group.addParam(
         "skipCorrupt",
         params.BooleanParam,
         default=False,

@@ -14,8 +14,10 @@ import numpy as np
 from ..core.alignment import matrix_problem
 from ..errors import DataError
 from ..tables import BadParticle, list_bad_particles
+from ..words import counted
 from .wanted import FILE, INDEX
 
+LEFT_OUT_NAME = "left_out_particles.star"
 _IN_MEMORY = 2**20  # bytes of notes, before they go to a file
 _FEW = 3, 0.01  # particles, and part of all: so many are nothing to be warned of
 _MOST_SORTS = 100  # of reasons that are counted
@@ -47,7 +49,7 @@ class LeftOut:
     """
 
     def __init__(self, folder):
-        self.path = os.path.join(folder, "left_out_particles.star")
+        self.path = os.path.join(folder, LEFT_OUT_NAME)
         self.count, self._first, self._sorts = 0, None, Counter()
         # there may be millions: they wait on the disk, in a file without a name, until the list is written
         self._notes = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", dir=folder)  # noqa: SIM115
@@ -97,4 +99,4 @@ class LeftOut:
     def describe(self, what):
         """A line for the summary if there are any, `what` they are included."""
         if self.count:
-            yield f"Left out: {self.count} particles {what}, listed in {self.path}"
+            yield f"Left out: {counted(self.count, 'particle')} {what}, listed in {self.path}"

@@ -11,6 +11,15 @@ from pyworkflow.protocol import params
 from ..errors import DownsampleError, in_a_sentence
 
 
+class PlainLabel:
+    """A protocol or viewer that goes by its own label: the package's would fill the tree and run boxes."""
+
+    @classmethod
+    def getClassLabel(cls, prependPackageName=True):
+        """Scipion's hook: what the tree, run boxes, forms and the search call it."""
+        return super().getClassLabel(prependPackageName=False)
+
+
 @contextlib.contextmanager
 def toldToTheUser():
     """Errors become sentences for the user: Scipion shows them as they are, without a traceback."""

@@ -5,23 +5,45 @@ from __future__ import annotations
 
 import time
 
+from pwem.constants import ALIGN_2D
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 
-from .messages import toldToTheUser
+from .alignments import OwnAlignment
+from .left_out import LEFT_OUT_NAME
+from .messages import PlainLabel, toldToTheUser
 from .particles import InputParticles
 from .results import OUTPUT_NAME, Outputs
 
 
-class OneStepProtocol(EMProtocol):
-    """A protocol whose ``makeOutput`` returns a set of particles and the lines of its summary."""
+class OneStepProtocol(PlainLabel, EMProtocol):
+    """A protocol whose ``makeOutput`` returns a set of particles and the lines of its summary.
+
+    Its ``alignment()`` is that of the input particles.
+    """
 
     _devStatus = NEW
     _possibleOutputs = Outputs
 
+    #: whether output particles have the images, and the ids, of the input particles
+    keepsImages = False
+    #: what a viewer is to call the places of input and output particles in their boxes
+    namesOfPlaces = ("input", "output")
+
     def particles(self):
         """The input particles."""
         return InputParticles(self.inputParticles.get())
+
+    def alignmentsBeforeAndAfter(self):
+        """(InputParticles, alignment) of the input and of the output; both alignments are read alike."""
+        before = self.alignment()
+        output = InputParticles(getattr(self, OUTPUT_NAME))
+        convention = before.reading if before.kind == ALIGN_2D else None
+        return (self.particles(), before), (output, OwnAlignment(output, convention))
+
+    def badPath(self):
+        """The list of particles that were left out, there if there are any."""
+        return self._getExtraPath(LEFT_OUT_NAME)
 
     def _insertAllSteps(self):
         # Quick, so it is simply done again on "continue", whatever has changed

@@ -16,11 +16,14 @@ from pyworkflow.constants import NEW
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
+from ..errors import DownsampleError
 from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count, stack_problems
 from ..picture import draw_result
+from ..progress import Progress
 from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
+from .first_images import areNormalised
 from .following import FollowsOpenSets
 from .form_downsample import (
     FILTER_SHAPES,
@@ -28,7 +31,7 @@ from .form_downsample import (
     RECENTER_MODES,
     defineDownsampleForm,
 )
-from .messages import emptyProblems, toldToTheUser
+from .messages import PlainLabel, emptyProblems, toldToTheUser
 from .particles import InputParticles
 from .results import OUTPUT_NAME, Outputs, Results, Tally, describeRun, methodsSentence, newOutput
 from .stream import Batches
@@ -38,12 +41,18 @@ LAUNCHER = str(Path(__file__).parents[1] / "launcher" / "downsample_particles.py
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
-class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
-    """Downsample particles: crop or pad the box, recentre, Fourier crop to coarser pixels, filter, normalise.
+class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
+    """Downsample particles: bin or rescale the images to a coarser pixel size, and recenter, crop or filter them.
+
+    In one pass, each step optional, in this order: recenter (recentre) by the shifts of the alignment; crop or pad
+    the box; downsample by a Fourier crop, to a box or a pixel size of your choice (binning by 2 is half the box);
+    low-pass (lowpass) and high-pass (highpass) filter; normalize the background; save in 16 bits.
+    Use it also to resize the box alone, or to scale particles to the pixel size of another data set.
 
     The output has the input's ids, order, CTF and all other attributes, with the sampling rate, shifts and
     coordinates that belong to the new images. Most steps of processing (2D and 3D classification, variability)
-    need only coarse pixels and are many times faster with them.
+    need only coarse pixels and are many times faster with them. The way back to full size is the protocol
+    "restore full-size particles".
     """
 
     _label = "downsample particles"
@@ -120,12 +129,13 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
         warnings = shiftsAppliedTwice(self.particles(), alignment, "Input particles")
         for line in warnings:
             self.warning(line)
-        words = describeRun(plan, tally, self.particles(), alignment, output, self._badPath())
+        words = describeRun(plan, tally, self.particles(), alignment, output, self.badPath())
         self.summaryVar.set("\n".join([*warnings, *words]))
         self.info(self.summaryVar.get())
         self.methodsVar.set(methodsSentence(plan, tally.taken))
 
-    def _badPath(self):
+    def badPath(self):
+        """The list of particles that cannot be used, there if there are any."""
         return os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
 
     def _drawResult(self, jobs):
@@ -185,17 +195,32 @@ class ProtDownsampleParticles(FollowsOpenSets, EMProtocol):
     def _warnings(self):
         if not self.particles().exists or self._validate() or self._nothingYet():
             return []
-        warnings = checks.warnings(self.plan())
+        warnings = checks.questions(self.plan(), areNormalised(self.particles()))
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
             warnings.append("Alignments 2D: not used, since Alignments 3D is given too and wins.")
         return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def _summary(self):
-        if hasattr(self, OUTPUT_NAME):
+        isThere = hasattr(self, OUTPUT_NAME)
+        if isThere and not (self.isRunning() and not Batches.areIn(self._getExtraPath())):  # else it is an older one
             return self.summaryVar.get().split("\n")
+        if self.isRunning() or self.isAborted() or self.isFailed():
+            return self._progress()
         if not self.particles().exists or self._validate() or self._nothingYet():
             return ["Output particles not ready yet."]
-        return [f"Will give: {self.plan().summary()}"]
+        plan = self.plan()
+        return [f"Will give: {plan.summary()}", *checks.warnings(plan, normalised=areNormalised(self.particles()))]
+
+    def _progress(self):
+        """How far a run without an output is, by what it has left on the disk; nothing is computed for it."""
+        with contextlib.suppress(DownsampleError, OSError):
+            states = [job.progress() for job in self.jobs()]
+            if states:
+                done, total, perSecond = map(sum, zip(*states))
+                bad = [f"Particles that cannot be used: {self.badPath()}"] if os.path.exists(self.badPath()) else []
+                rest = ["The output set is being made."] if done == total and self.isRunning() else []
+                return [str(Progress(done, total, perSecond)), *rest, *bad]
+        return ["Output particles not ready yet."]
 
     def _methods(self):
         return [self.methodsVar.get()] if hasattr(self, OUTPUT_NAME) else []

@@ -8,6 +8,7 @@ from pyworkflow.protocol import params
 
 from .. import __version__
 from ..errors import DataError
+from ..words import counted
 from .alignments import READINGS_2D, OwnAlignment, addReadingParam
 from .applied_twice import shiftsAppliedTwice
 from .left_out import LeftOut
@@ -21,14 +22,16 @@ _QUICK = 1000  # files to look for before a run; in the run they are looked for 
 
 
 class ProtRestoreFullSize(OneStepProtocol):
-    """Restore full-size particles: go back from downsampled particles to the originals, with the new alignment.
+    """Restore full-size particles: unbin, that is go back from downsampled (binned) particles to the original images.
 
     Downsample, classify, select, refine; then take the particles that are left at full size, with the alignment
-    that was found on the small images. Shifts are scaled to the full-size pixels, and what recentring has moved the
-    images by is put back, so that nothing is applied twice or lost.
+    that was found on the small images. There is no need to re-extract them, nor to find them by their coordinates.
+    Shifts are scaled to the full-size pixels, and what recentring (recentering) has moved the images by is put back,
+    so that nothing is applied twice or lost.
     """
 
     _label = "restore full-size particles"
+    namesOfPlaces = ("downsampled particles", "full-size particles")
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -126,9 +129,10 @@ class ProtRestoreFullSize(OneStepProtocol):
 
     def methodsSentence(self):
         """What was done, as a sentence for a paper."""
+        particles = counted(self.outputParticles.getSize(), "downsampled particle")
         return (
-            f"The alignment of {self.outputParticles.getSize()} downsampled particles was carried over to their "
-            f"full-size images with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
+            f"The alignment of {particles} was carried over to full "
+            f"size with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
         )
 
     def _citations(self):
@@ -140,7 +144,8 @@ class ProtRestoreFullSize(OneStepProtocol):
         for line in warnings:
             self.warning(line)
         yield from warnings
-        yield f"{output.getSize()} particles at full size: pixel size {self.particles().apix:.5g} → {apix:.5g} Å/px"
+        count = counted(output.getSize(), "particle")
+        yield f"{count} at full size: pixel size {self.particles().apix:.5g} → {apix:.5g} Å/px"
         yield f"Through {' and '.join(map(nameOf, restored.runs)) or 'the shifts recorded on them'}"
         if restored.byId:
             yield f"{restored.byId} of them by their ids, since another protocol has written their images again"

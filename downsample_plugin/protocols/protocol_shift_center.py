@@ -13,6 +13,7 @@ from ..core.alignment import Reading, shifts_of, translations_about_point
 from ..core.geometry import origin
 from ..errors import DataError
 from ..volumes import center_of_mass, read_volume
+from ..words import counted
 from .alignments import MATRIX, OwnAlignment
 from .left_out import LeftOut, othersThan, withoutUse
 from .messages import emptyProblems
@@ -29,13 +30,16 @@ AXES = ("xCenter", "yCenter", "zCenter")
 
 
 class ProtShiftParticleCenter(OneStepProtocol):
-    """Move particle center: make a point of the reference the origin of all particles, by their alignments only.
+    """Move particle center: shift the origin of all particles to a point of the reference, by their alignments only.
 
-    With "downsample particles" after it, recentred and cropped, each particle becomes a sub-particle about that
-    point. After an expansion of the symmetry each particle gives one for each copy of the point.
+    It is the first step to sub-particles (subparticles, localized reconstruction): run "downsample particles" on the
+    output, to recenter (recentre) the images on that point and crop them to the size of the part. Each particle then
+    becomes a sub-particle (subparticle) about the point; after an expansion of the symmetry it gives one for each copy.
     """
 
     _label = "move particle center"
+    keepsImages = True
+    namesOfPlaces = ("old center", "new center")
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -126,7 +130,7 @@ class ProtShiftParticleCenter(OneStepProtocol):
         """The particles with the alignment to the new centre, and what to say of them."""
         particles, point = self.particles(), self.newCenter()
         mover = _Mover(
-            OwnAlignment(particles, None),
+            self.alignment(),
             point / particles.apix,
             particles.box(),
             self.excludeOutside.get(),
@@ -141,6 +145,10 @@ class ProtShiftParticleCenter(OneStepProtocol):
     def relate(self, output):
         """The output is the input, aligned about another point."""
         self._defineTransformRelation(self.inputParticles, output)
+
+    def alignment(self):
+        """The alignment of the input particles."""
+        return OwnAlignment(self.particles(), None)
 
     def newCenter(self):
         """The new centre (x, y, z) in Å from the reference's origin; DataError if the volume does not give it."""
@@ -198,8 +206,9 @@ class ProtShiftParticleCenter(OneStepProtocol):
 
     def methodsSentence(self):
         """What was done, as a sentence for a paper."""
+        particles = counted(self.outputParticles.getSize(), "particle")
         return (
-            f"The alignments of {self.outputParticles.getSize()} particles were moved to a point of the reference, "
+            f"The alignments of {particles} were moved to a point of the reference, "
             f"as for localized reconstruction [Ilca2015], with scipion-em-downsample {__version__} in Scipion "
             "[delaRosaTrevin2016]."
         )
@@ -209,7 +218,8 @@ class ProtShiftParticleCenter(OneStepProtocol):
 
     def _describe(self, output, point, mover):
         x, y, z = point
-        yield f"{output.getSize()} particles aligned about the point ({x:.4g}, {y:.4g}, {z:.4g}) Å of the reference"
+        count = counted(output.getSize(), "particle")
+        yield f"{count} aligned about the point ({x:.4g}, {y:.4g}, {z:.4g}) Å of the reference"
         if mover.outside and not mover.excludes:
             yield f"In {mover.outside} of them it lies outside the box"
         if self.defocusByHeight.get():

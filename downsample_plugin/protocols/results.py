@@ -13,11 +13,14 @@ from pyworkflow.object import Float
 from pyworkflow.utils import prettySize
 
 from .. import __version__
+from ..core import checks
 from ..core.alignment import translations_of_output
 from ..core.geometry import round_half_away
 from ..core.plan import FilterShape, Recenter
 from ..errors import DataError
+from ..words import counted
 from .alignments import MATRIX
+from .first_images import areNormalised
 from .particles import complete
 from .set_columns import tableOf, textsMoved
 from .set_writer import SetWriter
@@ -149,9 +152,10 @@ class Tally(NamedTuple):
 
 def describeRun(plan, tally, particles, alignment, output, badPath):
     """What was done, a line each; the corrupt particles are listed in `badPath`."""
-    yield f"{tally.taken} particles: {plan.summary()}"
+    yield f"{counted(tally.taken, 'particle')}: {plan.summary()}"
     if tally.images < tally.taken:
-        yield f"{tally.images} images stand for them: particles of the same image and shift share it"
+        stand = "image stands" if tally.images == 1 else "images stand"
+        yield f"{tally.images} {stand} for them: particles of the same image and shift share it"
     with contextlib.suppress(DataError):  # the first image may be one of those that cannot be read
         before = prettySize(tally.images * particles.bytesPerImage())
         yield f"Images on disk: {before} → {prettySize(tally.bytesOnDisk)}"
@@ -161,11 +165,12 @@ def describeRun(plan, tally, particles, alignment, output, badPath):
         yield f"Alignment from {alignment.describe()}"
     yield from alignment.caution(output)
     if tally.unaligned:
-        yield f"Left out: {tally.unaligned} particles that {alignment.name} does not have"
+        yield f"Left out: {counted(tally.unaligned, 'particle')} that {alignment.name} does not have"
     if tally.disabled:
-        yield f"Left out: {tally.disabled} particles that are disabled in the input set"
+        yield f"Left out: {counted(tally.disabled, 'particle')} disabled in the input set"
     if tally.corrupt:
-        yield f"Left out: {tally.corrupt} corrupt particles, listed in {badPath}"
+        yield f"Left out: {counted(tally.corrupt, 'corrupt particle')}, listed in {badPath}"
+    yield from checks.warnings(plan, normalised=areNormalised(particles))
 
 
 def methodsSentence(plan, count):
@@ -192,7 +197,8 @@ def methodsSentence(plan, count):
     if plan.float16:
         done.append("stored in 16-bit floating point")
     actions = ", ".join(done[:-1]) + (" and " if done[:-1] else "") + done[-1]
+    images = f"{counted(count, 'particle image')} ({plan.box_in} px, {plan.apix_in:.4g} Å/px)"
     return (
-        f"{count} particle images ({plan.box_in} px, {plan.apix_in:.4g} Å/px) were {actions} with "
+        f"{images} {'was' if count == 1 else 'were'} {actions} with "
         f"scipion-em-downsample {__version__} [Frigo2005] in Scipion [delaRosaTrevin2016]."
     )

@@ -22,7 +22,7 @@ from ..volumes import read_volume
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
-TRIED = 100  # particles that are tried for one that can be shown
+OFFERED = 1000  # particles to choose from, of the first ones
 EMPTY = ""  # in a form: one of two parameters that exclude each other gives way
 USUAL_LOWPASS, USUAL_HIGHPASS = 20.0, 400.0  # Å, where they begin if no value is given
 
@@ -83,22 +83,39 @@ def _choose(root, title, choices, message):
     return ChoiceDialog(root, title, choices, message).value
 
 
-def _previewOf(protocol, **cleared):
-    """(plan, function): a plan with some values taken out, and what gives the first particle's image for a plan."""
-    particles = _particlesOf(protocol)
-    plan = dataclasses.replace(protocol.plan(), normalize=False, float16=False, **cleared)
-    alignment = protocol.alignment()
-    problems = alignment.problems(plan.recenter is not Recenter.NONE)
-    if problems:
-        raise DataError("\n".join(problems))
-    tried = next(wantedParticles(particles, alignment, plan, rows=TRIED), None)
-    if tried is None or not len(tried.places):
-        raise DataError(f"Input particles: none of the first {TRIED} has an alignment that can be used.")
-    first = tried.forJob()
-    with ImageReader() as reader:
-        stack = reader.open(first.file_names[0])
-        image = stack.read(stack.number_of(int(first.image_indices[0])))
-    return plan, lambda asked: downsample_images(image[None], asked, first.shifts[:1])[0][0]
+class Preview:
+    """The first particles of a form as they would come out, with some values of it taken out.
+
+    Attributes
+    ----------
+    plan : the form's, without those values
+    count : number of particles
+    """
+
+    def __init__(self, protocol, **cleared):
+        """`cleared` are fields of the plan and what is in their place. DataError if there is nothing to show."""
+        particles = _particlesOf(protocol)
+        self.plan = dataclasses.replace(protocol.plan(), normalize=False, float16=False, **cleared)
+        checks.check(self.plan)
+        alignment = protocol.alignment()
+        problems = alignment.problems(self.plan.recenter is not Recenter.NONE)
+        if problems:
+            raise DataError("\n".join(problems))
+        offered = next(wantedParticles(particles, alignment, self.plan, rows=OFFERED), None)
+        if offered is None or not len(offered.places):
+            raise DataError(f"Input particles: none of the first {OFFERED} has an alignment that can be used.")
+        self._particles = offered.forJob()
+        self.count = len(offered.places)
+        self.image(0)
+
+    def image(self, number, **changed):
+        """What comes out of a particle, by its number from 0, with other values in some fields of the plan."""
+        chosen = self._particles
+        with ImageReader() as reader:
+            stack = reader.open(chosen.file_names[int(chosen.files[number])])
+            image = stack.read(stack.number_of(int(chosen.image_indices[number])))
+        plan = dataclasses.replace(self.plan, **changed)
+        return downsample_images(image[None], plan, chosen.shifts[number : number + 1])[0][0]
 
 
 class DownsampleCropSizeWizard(_Wizard):
@@ -160,13 +177,9 @@ class DownsampleLowpassWizard(_Wizard):
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        plan, downsampled = _previewOf(protocol, **{self.field: None})
-
-        def filtered(resolution):
-            return downsampled(dataclasses.replace(plan, **{self.field: resolution}))
-
+        preview = Preview(protocol, **{self.field: None})
         wanted = getattr(protocol, self.name).get() or self.usual
-        value = FilterDialog(root, self.title, filtered, plan.apix_out, wanted, self.coarsest).value
+        value = FilterDialog(root, self.title, preview, self.field, wanted, self.coarsest).value
         return None if value is None else {self.name: value}
 
 
@@ -185,9 +198,7 @@ class DownsampleBackgroundRadiusWizard(_Wizard):
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        plan, downsampled = _previewOf(protocol)
-        image = downsampled(plan)
-        radius = RadiusDialog(root, image, plan.apix_out, int(protocol.plan().background_radius_px)).value
+        radius = RadiusDialog(root, Preview(protocol), int(protocol.plan().background_radius_px)).value
         return None if radius is None else {"backRadius": radius}
 
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The windows of the wizards. Each blocks until it is closed; then `value` is the choice, or None."""
+"""The windows of the wizards. Each blocks until it is closed; then `value` is the choice, or None.
+
+Particles stand as Scipion's own viewer shows them, their first row at the top; sections of a map have y upwards, and
+names on their axes.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,12 @@ from pyworkflow.gui import configureWeigths
 from pyworkflow.gui.dialog import RESULT_CANCEL, RESULT_YES, Dialog
 
 from ..core.geometry import origin
-from ..picture import contrast_limits, draw_image, edges
+from ..errors import DownsampleError
+from ..picture import contrast_limits, draw_image
+from ..plots import edges
 
 ROWS_SHOWN = 14
+COLUMN_WIDTH = 130  # px of the screen
 INCHES = 3.4  # of a panel
 SLIDER_LENGTH = 420  # px of the screen
 
@@ -38,7 +45,8 @@ class ChoiceDialog(Dialog):
         self.table = ttk.Treeview(frame, columns=columns, show="headings", height=ROWS_SHOWN, selectmode="browse")
         for column, name in zip(columns, self._choices.columns):
             self.table.heading(column, text=name)
-            self.table.column(column, width=130, anchor=tk.CENTER)
+            self.table.column(column, width=COLUMN_WIDTH, anchor=tk.CENTER)
+        self.table.column(columns[-1], width=2 * COLUMN_WIDTH)
         for number, row in enumerate(self._choices.rows):
             self.table.insert("", tk.END, iid=number, values=row.cells)
         bar = ttk.Scrollbar(frame, command=self.table.yview)
@@ -88,40 +96,61 @@ class _FigureDialog(Dialog):
     def draw(self):
         """Draw what the present value means."""
 
-    def _slider(self, frame, label, low, high, step, value):
+    def _slider(self, frame, row, label, low, high, step, value):
         """A slider for one number, which draws anew when it moves."""
-        tk.Label(frame, text=label).grid(row=0, column=0, sticky="sw")
+        tk.Label(frame, text=label).grid(row=row, column=0, sticky="sw")
         slider = tk.Scale(frame, from_=low, to=high, resolution=step, orient=tk.HORIZONTAL, length=SLIDER_LENGTH)
         slider.set(value)
         slider.configure(command=lambda _: self.draw())  # after the first value, which is not the user's
-        slider.grid(row=0, column=1, sticky="ew")
+        slider.grid(row=row, column=1, sticky="ew")
         return slider
 
 
-class RadiusDialog(_FigureDialog):
-    """A circle on a particle, whose radius (px) is moved."""
+class _ParticleDialog(_FigureDialog):
+    """The same about one of some particles, which a slider chooses."""
 
-    def __init__(self, parent, image, apix, radius):
-        self._image, self._apix, self._radius = image, apix, radius
-        _FigureDialog.__init__(self, parent, "Background radius", 1)
+    def __init__(self, parent, title, panels, preview):
+        """`preview` is a wizard's Preview."""
+        self._preview = preview
+        _FigureDialog.__init__(self, parent, title, panels)
 
     def controls(self, frame):
-        """A slider for the radius."""
-        half = len(self._image) // 2
-        self.slider = self._slider(frame, "Radius (px)", 1, half, 1, min(self._radius, half))
+        """Sliders for the particle and for what the window is about."""
+        self.slider = self.ownSlider(frame)
+        self.particle = self._slider(frame, 1, "Particle", 1, self._preview.count, 1, 1)
 
     def draw(self):
-        """The particle and the circle."""
-        radius = self.slider.get()
-        axis = self.axes[0]
-        axis.clear()
-        draw_image(axis, self._image, self._apix)
-        axis.add_patch(Circle((0, 0), radius * self._apix, fill=False, color="gold", linewidth=2))
-        axis.set_axis_off()
+        """Draw the particle that is chosen, or say why it cannot be shown."""
+        for axis in self.axes:
+            axis.clear()
+            axis.set_axis_off()
+        try:
+            self.drawParticle(self.particle.get() - 1)
+        except DownsampleError as error:
+            self.text.set(str(error))
         self.canvas.draw_idle()
+
+
+class RadiusDialog(_ParticleDialog):
+    """A circle on a particle, whose radius (px) is moved."""
+
+    def __init__(self, parent, preview, radius):
+        self._radius = radius
+        _ParticleDialog.__init__(self, parent, "Background radius", 1, preview)
+
+    def ownSlider(self, frame):
+        """A slider for the radius."""
+        half = self._preview.plan.box_out // 2
+        return self._slider(frame, 0, "Radius (px)", 1, half, 1, min(self._radius, half))
+
+    def drawParticle(self, number):
+        """The particle and the circle."""
+        radius, plan = self.slider.get(), self._preview.plan
+        draw_image(self.axes[0], self._preview.image(number), plan.apix_out)
+        self.axes[0].add_patch(Circle((0, 0), radius * plan.apix_out, fill=False, color="gold", linewidth=2))
         self.text.set(
-            f"Outside the circle is background: radius {radius} px = {radius * self._apix:.0f} Å "
-            f"of a box of {len(self._image)} px"
+            f"Outside the circle is background: radius {radius} px = {radius * plan.apix_out:.0f} Å "
+            f"of a box of {plan.box_out} px"
         )
 
     def apply(self):
@@ -129,33 +158,29 @@ class RadiusDialog(_FigureDialog):
         self.value = int(self.slider.get())
 
 
-class FilterDialog(_FigureDialog):
+class FilterDialog(_ParticleDialog):
     """A particle without and with a filter, whose resolution (Å) is moved."""
 
-    def __init__(self, parent, title, filtered, apix, resolution, coarsest):
-        """`filtered` gives the image for a resolution, or for None without the filter."""
-        self._filtered, self._apix, self._resolution = filtered, apix, resolution
-        self._finest, self._plain = 2 * apix, filtered(None)
+    def __init__(self, parent, title, preview, field, resolution, coarsest):
+        """`field` is that of the plan for the resolution."""
+        self._field, self._resolution, self._finest = field, resolution, preview.plan.nyquist_resolution
         self._coarsest = max(coarsest, 2 * self._finest)
-        _FigureDialog.__init__(self, parent, title, 2)
+        _ParticleDialog.__init__(self, parent, title, 2, preview)
 
-    def controls(self, frame):
+    def ownSlider(self, frame):
         """A slider for the resolution."""
         value = min(max(self._resolution, self._finest), self._coarsest)
-        self.slider = self._slider(frame, "Resolution (Å)", self._finest, self._coarsest, 0.1, value)
+        return self._slider(frame, 0, "Resolution (Å)", self._finest, self._coarsest, 0.1, value)
 
-    def draw(self):
+    def drawParticle(self, number):
         """The particle without and with the filter."""
         resolution = self.slider.get()
-        for axis, image, title in (
-            (self.axes[0], self._plain, "downsampled"),
-            (self.axes[1], self._filtered(resolution), f"filtered at {resolution:.1f} Å"),
+        for axis, changed, title in (
+            (self.axes[0], {}, "downsampled"),
+            (self.axes[1], {self._field: resolution}, f"filtered at {resolution:.1f} Å"),
         ):
-            axis.clear()
-            draw_image(axis, image, self._apix)
+            draw_image(axis, self._preview.image(number, **changed), self._preview.plan.apix_out)
             axis.set_title(title, fontsize=9)
-            axis.set_axis_off()
-        self.canvas.draw_idle()
         self.text.set(f"Nyquist limit of the output: {self._finest:.4g} Å")
 
     def apply(self):
