@@ -50,6 +50,9 @@ setup(
     package_data={"downsample_plugin": ["protocols.conf", "*.png", "templates/*.json.template", "launcher/*.py"]},
     entry_points={
         "pyworkflow.plugin": ["downsample_plugin = downsample_plugin"],
-        "console_scripts": ["downsample-particles = downsample_plugin.__main__:main"],
+        "console_scripts": [
+            "downsample-particles = downsample_plugin.__main__:main",
+            "downsample-volumes = downsample_plugin.__main__:main_of_volumes",
+        ],
     },
 )

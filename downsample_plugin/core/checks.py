@@ -28,7 +28,7 @@ def check(plan: DownsamplePlan) -> None:
 
 def impossibilities(plan: DownsamplePlan) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
-    return _input_problems(plan) or _box_problems(plan) or _filter_problems(plan) + _normalize_problems(plan)
+    return _input_problems(plan) or box_problems(plan) or filter_problems(plan) + _normalize_problems(plan)
 
 
 def problems(plan: DownsamplePlan) -> list[str]:
@@ -43,7 +43,7 @@ def _input_problems(plan: DownsamplePlan) -> list[str]:
             f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
             "connect other particles."
         )
-    if not _positive(plan.apix_in):
+    if not positive(plan.apix_in):
         found.append(
             f"Sampling rate of the particles: got {plan.apix_in} Å/px, expected a number above 0; "
             "set the pixel size of the particles first."
@@ -51,7 +51,8 @@ def _input_problems(plan: DownsamplePlan) -> list[str]:
     return found
 
 
-def _box_problems(plan: DownsamplePlan) -> list[str]:
+def box_problems(plan: DownsamplePlan) -> list[str]:
+    """What is wrong with the boxes and the pixel size that are asked for."""
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
             f"Both a desired pixel size ({plan.target_pixel_size} Å/px) and a Fourier crop to box size "
@@ -70,11 +71,11 @@ def _pixel_size_problems(plan: DownsamplePlan) -> list[str]:
     if target is None:
         return []
     what = f"Desired approx. pixel size: got {target} Å/px, expected "
-    if not _positive(target):
+    if not positive(target):
         return [what + "a number above 0; give a pixel size in Å/px or leave it empty."]
     if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
         return [
-            what + f"{plan.apix_in:.5g} Å/px or more (the particles' own pixel size: downsampling does not "
+            what + f"{plan.apix_in:.5g} Å/px or more (the input's own pixel size: downsampling does not "
             "invent detail); give a larger pixel size."
         ]
     if plan.box_out < SMALLEST_BOX:
@@ -94,13 +95,14 @@ def _fourier_crop_problems(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def _filter_problems(plan: DownsamplePlan) -> list[str]:
+def filter_problems(plan: DownsamplePlan) -> list[str]:
+    """What is wrong with the filters, if the boxes are right."""
     found = []
     for name, resolution in (
         ("Lowpass", plan.lowpass_resolution),
         ("Highpass", plan.highpass_resolution),
     ):
-        if resolution is not None and not _positive(resolution):
+        if resolution is not None and not positive(resolution):
             found.append(
                 f"{name} resolution: got {resolution} Å, expected a number above 0; "
                 "give a resolution in Å or leave it empty."
@@ -123,7 +125,7 @@ def _filter_problems(plan: DownsamplePlan) -> list[str]:
             )
     if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH and not 1 <= plan.filter_order <= 1000:
         found.append(f"Filter order: got {plan.filter_order}, expected 1 to 1000; 8 is usual.")
-    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not _positive(plan.filter_width):
+    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not positive(plan.filter_width):
         found.append(f"Filter width: got {plan.filter_width} Fourier shells, expected a number above 0; 2 is usual.")
     return found
 
@@ -132,7 +134,7 @@ def _normalize_problems(plan: DownsamplePlan) -> list[str]:
     if not plan.normalize:
         return []
     radius = plan.background_radius_px
-    if _positive(radius) and radius <= plan.box_out / 2:
+    if positive(radius) and radius <= plan.box_out / 2:
         return []
     return [
         f"Background radius: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
@@ -160,13 +162,12 @@ def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
 
 def warnings(plan: DownsamplePlan) -> list[str]:
     """What may surprise, for a plan without problems."""
-    return (
-        _pixel_size_warning(plan)
-        + _prime_warning(plan)
-        + _lowpass_warning(plan)
-        + _deviation_warning(plan)
-        + _float16_warning(plan)
-    )
+    return resolution_warnings(plan) + _deviation_warning(plan) + _float16_warning(plan)
+
+
+def resolution_warnings(plan: DownsamplePlan) -> list[str]:
+    """What may surprise of the output's box, pixel size and resolution."""
+    return _pixel_size_warning(plan) + _prime_warning(plan) + _lowpass_warning(plan)
 
 
 def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
@@ -175,7 +176,7 @@ def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
         return []
     return [
         f"Pixel size: {target:.5g} Å/px was asked for, {plan.apix_out:.5g} Å/px comes out: the nearest that "
-        f"an even box ({plan.box_out} px) over the same field of view allows. The output set carries the true one."
+        f"an even box ({plan.box_out} px) over the same field of view allows. The output carries the true one."
     ]
 
 
@@ -217,5 +218,6 @@ def _float16_warning(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def _positive(number: float) -> bool:
+def positive(number: float) -> bool:
+    """Whether a number is above 0 and no product of it overflows."""
     return 0 < number < LARGEST_NUMBER  # never for one that is none
