@@ -17,13 +17,14 @@ from .core.resampling import Sections
 from .core.spectra import RadialPower
 from .core.volume_plan import VolumePlan
 from .maps import MapFile
-from .picture import AFTER, BEFORE, FILTER, contrast_limits, draw_scale_bar, edges, round_length
+from .picture import AFTER, BEFORE, FILTER, draw_scale_bar, edges, round_length
 
 PICTURE_INCHES = (14.5, 6.2)
 # Where the parts stand in the picture, as (left, bottom, width, height) in parts of it
-SECTIONS_PLACE, SPECTRA_PLACE = (0.01, 0.01, 0.57, 0.9), (0.66, 0.1, 0.32, 0.78)
+SECTIONS_PLACE, SPECTRA_PLACE = (0.01, 0.01, 0.58, 0.92), (0.65, 0.1, 0.29, 0.78)
 PITCH_ACROSS, PITCH_DOWN = 1.05, 1.16  # from one section to the next, in widths of the wider box
-NAMES = ("section across z: x to the right, y up", "across y: x, z", "across x: y, z")
+NAMES = ("section across z (x →, y ↑)", "across y (x →, z ↑)", "across x (y →, z ↑)")
+CONTRAST_PERCENTILES = (0.5, 99.9)  # most of a box is background
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,7 @@ def draw_sections(axis: Any, sample: MapSample) -> None:
     plan = sample.plan
     widest = max(plan.box_in * plan.apix_in, plan.box_out * plan.apix_out)
     bar = round_length(widest / 3)
-    limits = contrast_limits(sample.before.sections)
-    if limits[0] == limits[1]:  # a small mask
-        limits = float(sample.before.sections.min()), float(sample.before.sections.max())
+    black, white = np.percentile(sample.before.sections, CONTRAST_PERCENTILES)
     rows = (
         (sample.before, plan.box_in, plan.apix_in, "before"),
         (sample.after, plan.box_out, plan.apix_out, "after"),
@@ -112,8 +111,8 @@ def draw_sections(axis: Any, sample: MapSample) -> None:
             axis.imshow(
                 section,
                 cmap="gray",
-                vmin=limits[0],
-                vmax=limits[1],
+                vmin=black,
+                vmax=white,
                 extent=(x + begin, x + end, y + begin, y + end),
                 origin="lower",
                 interpolation="nearest",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -109,15 +109,8 @@ class MapFile:
             )
 
 
-class MapMade(NamedTuple):
-    """What a map was made of and with: the plan, and its bytes on disk."""
-
-    plan: VolumePlan
-    bytes: int
-
-
-def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> MapMade:
-    """Write what a plan makes of a map to an MRC file, which is there when it is whole.
+def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> int:
+    """Write what a plan makes of a map to an MRC file, which is there when it is whole; returns its bytes.
 
     Raises DataError, which does not name the file, if the map cannot be used.
     """
@@ -132,10 +125,10 @@ def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> MapMade:
         for z, stored in enumerate(_stored(source, plan)):
             statistics[z] = image_statistics(stored[None].astype(np.float32))[0]
             file.write(stored.tobytes())
-        size = file.tell()
+        size: int = file.tell()
         file.seek(0)
         file.write(_header(source, plan, statistics).tobytes())
-    return MapMade(plan, size)
+    return size
 
 
 def moved_first_voxel(first_voxel: NDArray[np.float64], plan: VolumePlan) -> NDArray[np.float64]:

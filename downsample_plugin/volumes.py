@@ -22,7 +22,7 @@ def read_volume(path: str, index: int = 0) -> NDArray[np.float32]:
     Raises DataError if it cannot be read, is not a cube, or is not finite.
     """
     with MapFile(path, index) as sections:
-        volume = np.stack([sections[z] for z in range(len(sections))])
+        volume: NDArray[np.float32] = np.stack([sections[z] for z in range(len(sections))])
     if not np.isfinite(volume).all():
         raise DataError("the file has voxels that are not numbers, expected finite ones; make it again")
     return volume

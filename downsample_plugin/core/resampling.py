@@ -24,7 +24,7 @@ from .filters import plan_gain
 from .geometry import origin, window_slices
 from .volume_plan import VolumePlan
 
-BYTES_AT_ONCE = 1 << 24  # of float64 or complex128, beside the map
+BYTES_AT_ONCE = 1 << 22  # of float64 or complex128, beside the map
 LARGEST_OF_MASK, SMALLEST_OF_MASK = 1.5, -0.5  # a filter or a Fourier crop may ring so far beyond 0 and 1
 
 
@@ -123,7 +123,7 @@ class _Axis:
     @property
     def depth(self) -> int:
         """Number of voxels that are taken."""
-        return self.taken.stop - self.taken.start
+        return len(range(self.taken.start, self.taken.stop))
 
     def along_first(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """What becomes of voxels (taken, …) along the first axis: (n, …); 0 outside the input."""
@@ -137,8 +137,8 @@ class _Axis:
 def interpolation(distance: NDArray[np.float64], period: int, count: int) -> NDArray[np.float64]:
     """What a sample counts at a distance (in samples) from it, for a polynomial of `count` Fourier terms.
 
-    Dirichlet's kernel, ``sin(pi count t / period) / (period sin(pi t / period))`` for an odd count. With an even one the
-    terms at both ends count half, which has ``tan`` in the place of the second ``sin``.
+    Dirichlet's kernel, ``sin(pi count t / period) / (period sin(pi t / period))`` for an odd count. With an even one
+    the terms at both ends count half, which has ``tan`` in the place of the second ``sin``.
     """
     t = distance - period * np.rint(distance / period)
     angle = np.pi * t / period
@@ -186,7 +186,9 @@ def _filter(work: NDArray[np.float32], plan: VolumePlan) -> None:
     for start in range(0, n, at_once):
         rows = slice(start, start + at_once)
         radius = np.sqrt(k[:, None, None] ** 2 + k[None, rows, None] ** 2 + kx[None, None, :] ** 2)
-        columns = np.fft.fft(spectra[:, rows].astype(np.complex128), axis=0) * plan_gain(plan, radius / (n * plan.apix_out))
+        columns = np.fft.fft(spectra[:, rows].astype(np.complex128), axis=0) * plan_gain(
+            plan, radius / (n * plan.apix_out)
+        )
         spectra[:, rows] = np.fft.ifft(columns, axis=0)
     for z in range(n):
         work[z, :, :n] = np.fft.irfft2(spectra[z].astype(np.complex128), s=(n, n), norm="forward")

@@ -64,9 +64,7 @@ def _like_problems(like_box: int, plan: VolumePlan) -> list[str]:
     if not checks.positive(plan.apix_out):
         return [f"{what}got {plan.like_apix} Å/px, expected a number above 0; set their pixel size first."]
     if not SMALLEST_BOX <= like_box <= LARGEST_VOLUME_BOX:
-        return [
-            f"{what}got a box of {like_box} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; give others."
-        ]
+        return [f"{what}got a box of {like_box} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; give others."]
     if plan.box_crop < SMALLEST_BOX:
         return [
             f"{what}their box is {like_box * plan.apix_out:.4g} Å wide, expected at least {SMALLEST_BOX} voxels of the "

@@ -72,6 +72,12 @@ def _defineInput(form):
 
 def _defineBox(form):
     form.addSection(label="Downsampling")
+    addBoxParams(form)
+    _addRecentringParams(form)
+
+
+def addBoxParams(form):
+    """Add the boxes and the pixel size, of particles or volumes."""
     form.addParam(
         "cropSize",
         params.IntParam,
@@ -103,6 +109,9 @@ def _defineBox(form):
         "Example: 320 px at 1.31 Å/px and 128 px give 3.275 Å/px, Nyquist 6.55 Å.\n"
         "Give this or _Desired approx. pixel size_, not both.",
     )
+
+
+def _addRecentringParams(form):
     form.addParam(
         "recenter",
         params.BooleanParam,
@@ -129,6 +138,12 @@ def _defineBox(form):
 
 
 def _defineFilters(form):
+    addCornerParams(form)
+    _addEdgeParams(form)
+
+
+def addCornerParams(form):
+    """Add the resolutions of the filters, of particles or volumes."""
     form.addParam(
         "lowpassResolution",
         params.FloatParam,
@@ -148,6 +163,9 @@ def _defineFilters(form):
         "gain is "
         "1/2 at this resolution. Give a number well above the particle's diameter. Empty: no filter. Example: 400",
     )
+
+
+def _addEdgeParams(form):
     form.addParam(
         "filterShape",
         params.EnumParam,
