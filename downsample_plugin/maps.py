@@ -82,10 +82,10 @@ class MapFile:
     def _refuse_images(self, is_stack_by_name: bool) -> None:
         assert self._mrc is not None
         header, count = self._mrc.header, self._mrc.count
-        if header["ispg"] == 0 and count > 1 and (header["mz"] == 1 or is_stack_by_name):
+        if is_stack_by_name or (header["ispg"] == 0 and header["mz"] == 1 and count > 1):
             raise DataError(
-                f"the file is a stack of {count} images, by its header, expected a map or mask (space group 1); give a "
-                "volume here, and images to downsample-particles"
+                f"the file is a stack of {count} images, by its {'name' if is_stack_by_name else 'header'}, expected a "
+                "map or mask; give images to downsample-particles, and a volume with the suffix .mrc here"
             )
 
     def _look_at_header(self, index: int) -> None:
