@@ -40,7 +40,7 @@ fuzz: $(READY)
 
 screenshots: $(READY)
 	xvfb-run -a -s "-screen 0 1500x1000x24" $(BIN)/python docs/screenshots.py screenshots
-	cp screenshots/result.png screenshots/form_and_wizard.png screenshots/wizard_xCenter.png docs/images
+	cp $(addprefix screenshots/,result.png form_and_wizard.png wizard_xCenter.png volumes.png) docs/images
 
 lint: $(READY)
 	$(BIN)/ruff check .

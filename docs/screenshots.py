@@ -94,9 +94,23 @@ def import_map(project):
     return headless.run(project, protocol)
 
 
+def downsample_map(project, done, volume):
+    """The map in the box of the small particles."""
+    from downsample_plugin.protocols import ProtDownsampleVolumes
+
+    protocol = project.newProtocol(ProtDownsampleVolumes, lowpassResolution=10.0)
+    connect(protocol, inputVolumes=(volume, "outputVolume"), likeParticles=(done, "outputParticles"))
+    return headless.run(project, protocol)
+
+
 def forms(project, imported, done, volume):
-    """The three forms, filled in."""
-    from downsample_plugin.protocols import ProtDownsampleParticles, ProtRestoreFullSize, ProtShiftParticleCenter
+    """The four forms, filled in."""
+    from downsample_plugin.protocols import (
+        ProtDownsampleParticles,
+        ProtDownsampleVolumes,
+        ProtRestoreFullSize,
+        ProtShiftParticleCenter,
+    )
 
     small = project.newProtocol(
         ProtDownsampleParticles, targetPixelSize=3.0, recenter=True, lowpassResolution=12.0, doNormalize=True
@@ -106,7 +120,9 @@ def forms(project, imported, done, volume):
     connect(restore, inputParticles=(done, "outputParticles"), downsampled=(done, "outputParticles"))
     center = project.newProtocol(ProtShiftParticleCenter, xCenter=20.0, yCenter=-10.0, zCenter=0.0)
     connect(center, inputParticles=(imported, "outputParticles"), inputVolume=(volume, "outputVolume"))
-    return {"downsample": small, "restore": restore, "center": center}
+    volumes = project.newProtocol(ProtDownsampleVolumes, fourierCropSize=64)
+    connect(volumes, inputVolumes=(volume, "outputVolume"))
+    return {"downsample": small, "restore": restore, "center": center, "volumes": volumes}
 
 
 def connect(protocol, **inputs):
@@ -154,8 +170,8 @@ def photograph_wizard(camera, form, parameter, act):
     }
 
 
-def photograph_viewer(camera, master, protocol):
-    """The viewer's form, and the windows that it opens."""
+def photograph_viewer(camera, master, protocol, prefix, views):
+    """The viewer's form, and the windows that it opens: names of its parameters."""
     from matplotlib import pyplot
     from pwem import Domain
     from pyworkflow.viewer import DESKTOP_TKINTER
@@ -164,13 +180,13 @@ def photograph_viewer(camera, master, protocol):
     viewer = viewerClass(project=protocol.getProject(), protocol=protocol, parent=master)
 
     def look():
-        (form,) = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
-        camera.take("viewer", form)
-        for name in ("showPicture", "showSpectra", "showShifts"):
+        *_, form = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
+        camera.take(prefix, form)
+        for name in views:
             (view,) = viewer._getVisualizeDict()[name](name)
             view.show(block=False)
             window = pyplot.get_current_fig_manager().window
-            master.root.after(SETTLE_MS, guarded(lambda n=name, w=window: (camera.take(f"viewer_{n}", w), w.quit())))
+            master.root.after(SETTLE_MS, guarded(lambda n=name, w=window: (camera.take(f"{prefix}_{n}", w), w.quit())))
             window.mainloop()
             pyplot.close()
         form.quit()
@@ -213,10 +229,10 @@ def click_sections(dialog):
     dialog.update()
 
 
-def few_colors(source, path):
+def few_colors(source, path, colors=COLORS):
     """A picture in so many colours as it needs to be looked at, smaller by half."""
     with Image.open(source) as picture:
-        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(COLORS).save(path)
+        picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(colors).save(path)
 
 
 def side_by_side(folder, left, right, name):
@@ -236,7 +252,9 @@ def main(folder):
         headless.prepare(place)
         project = headless.createProject("screenshots")
         imported, done, volume = prepare(project)
+        small_map = downsample_map(project, done, volume)
         few_colors(done.picturePath(), camera.folder / "result.png")
+        few_colors(small_map.picturePath(), camera.folder / "volumes.png", 4 * COLORS)
         from pyworkflow.gui.project import ProjectWindow
 
         master = ProjectWindow(project.getPath())
@@ -249,7 +267,10 @@ def main(folder):
         photograph_form(camera, master, "downsample", protocols["downsample"], wizards)
         photograph_form(camera, master, "restore", protocols["restore"], {})
         photograph_form(camera, master, "center", protocols["center"], {"xCenter": click_sections})
-        photograph_viewer(camera, master, done)
+        photograph_form(camera, master, "volumes", protocols["volumes"], {})
+        photograph_viewer(camera, master, done, "viewer", ("showPicture", "showSpectra", "showShifts"))
+        views = ("showPicture", "showSections", "showSpectra")
+        photograph_viewer(camera, master, small_map, "volumes_viewer", views)
         side_by_side(camera.folder, "form_downsample_2", "wizard_targetPixelSize", "form_and_wizard")
         (camera.folder / "windows.json").write_text(json.dumps(camera.notes, indent=1, ensure_ascii=False))
         os._exit(0)  # Scipion's window has threads of its own

@@ -24,6 +24,7 @@ PICTURE_INCHES = (14.5, 6.2)
 SECTIONS_PLACE, SPECTRA_PLACE = (0.01, 0.01, 0.58, 0.92), (0.65, 0.1, 0.29, 0.78)
 PITCH_ACROSS, PITCH_DOWN = 1.05, 1.16  # from one section to the next, in widths of the wider box
 NAMES = ("section across z (x →, y ↑)", "across y (x →, z ↑)", "across x (y →, z ↑)")
+WEAKEST = 1e-9  # of the strongest power; below is the rounding of the map
 CONTRAST_PERCENTILES = (0.5, 99.9)  # most of a box is background
 
 
@@ -133,7 +134,7 @@ def draw_map_spectra(axis: Any, sample: MapSample) -> None:
     for look, color, name in ((sample.before, BEFORE, "before"), (sample.after, AFTER, "after")):
         axis.semilogy(look.power.frequency, look.power.power, color=color, label=name)
     shown = sample.before.power.power
-    shown = shown[shown > 0]
+    shown = shown[shown > WEAKEST * shown.max()]
     if shown.size:
         axis.set_ylim(shown.min() / 30, shown.max() * 3)
     ends = 1 / (2 * plan.apix_in), 1 / plan.nyquist_resolution

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The viewer of "downsample particles": what came out, as pictures and in Scipion's own particle viewer."""
+"""The viewer of "downsample particles": what came out, as pictures and in Scipion's own particle viewer.
+
+Scipion looks for viewers here, and takes those of modules whose names begin with this one's.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from .errors import DownsampleError
 from .picture import draw_shifts, draw_spectra
 from .protocols import ProtDownsampleParticles
 from .sample import Sample
+from .viewers_volumes import DownsampleVolumesViewer
+
+__all__ = ["DownsampleViewer", "DownsampleVolumesViewer"]
 
 PICTURE_INCHES = (13.5, 6.9)
 PLOT_INCHES = (7.0, 4.5)

@@ -131,6 +131,16 @@ class ProtDownsampleVolumes(EMProtocol):
         """The result picture, a PNG."""
         return self._getExtraPath("result.png")
 
+    def pairOf(self, number):
+        """A volume of the input and what came of it; of a set those of a number, from 1. DataError if there is none."""
+        source, output = self.inputVolumes.get(), getattr(self, self.outputName())
+        if not self._isSet():
+            return source, output
+        made = [volume.clone() for volume in output.iterItems()]
+        if not (number and 1 <= number <= len(made)):
+            raise DataError(f"Volume: got {number}, expected 1 to {len(made)} (the volumes of the output)")
+        return source[made[number - 1].getObjId()].clone(), made[number - 1]
+
     # --------------------------- info -----------------------------------------------
     def _validate(self):
         if self.inputVolumes.get() is None:
@@ -161,6 +171,14 @@ class ProtDownsampleVolumes(EMProtocol):
         if like is not None and not like.getSamplingRate():
             return ["Particles or volume to fit: there is no sampling rate, expected their pixel size; set it first."]
         return []
+
+    def checkInput(self):
+        """Raise DataError if there is no input to show boxes for."""
+        if self.inputVolumes.get() is None:
+            raise DataError("Input volumes: none are given, expected some to show their values; choose them first.")
+        problems = self._inputProblems()
+        if problems:
+            raise DataError("\n".join(problems))
 
     def _warnings(self):
         if self.inputVolumes.get() is None or self._validate():
