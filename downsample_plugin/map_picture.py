@@ -131,11 +131,11 @@ def draw_sections(axis: Any, sample: MapSample) -> None:
 def draw_map_spectra(axis: Any, sample: MapSample) -> None:
     """Radial power before and after, the gain of the filters, and both Nyquist limits."""
     plan = sample.plan
-    for look, color, name in ((sample.before, BEFORE, "before"), (sample.after, AFTER, "after")):
-        axis.semilogy(look.power.frequency, look.power.power, color=color, label=name)
     shown = sample.before.power.power
     shown = shown[shown > WEAKEST * shown.max()]
-    if shown.size:
+    if shown.size:  # of an empty mask there is nothing to draw
+        for look, color, name in ((sample.before, BEFORE, "before"), (sample.after, AFTER, "after")):
+            axis.semilogy(look.power.frequency, look.power.power, color=color, label=name)
         axis.set_ylim(shown.min() / 30, shown.max() * 3)
     ends = 1 / (2 * plan.apix_in), 1 / plan.nyquist_resolution
     for end, color, name in zip(ends, (BEFORE, AFTER), ("before", "after")):

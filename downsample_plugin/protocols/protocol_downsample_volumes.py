@@ -7,23 +7,20 @@ import enum
 import os
 import time
 
-import numpy as np
 from pwem.objects import SetOfVolumes, Volume, VolumeMask
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 from pyworkflow.protocol import params
 from pyworkflow.utils import prettySize
 
-from .. import __version__
 from ..core import volume_checks
 from ..core.volume_plan import VolumePlan
 from ..errors import DataError
 from ..map_picture import MapSample, draw_map_result
-from ..maps import MapFile, downsample_map, moved_first_voxel
-from ..whole_files import remove_abandoned
 from .form_downsample import addBoxParams, addCornerParams
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
+from .volumes_made import VolumesMade, boxLike, boxOf, methodsSentence
 
 
 class VolumeOutputs(enum.Enum):
@@ -62,7 +59,7 @@ class ProtDownsampleVolumes(EMProtocol):
         form.addParam(
             "likeParticles",
             params.PointerParam,
-            pointerClass="SetOfParticles,SetOfAverages,Volume,VolumeMask",
+            pointerClass="SetOfParticles,Volume,VolumeMask",
             allowsNull=True,
             label="Particles or volume to fit",
             help="The output gets their box and pixel size, about the same origin: that of downsampled particles, to "
@@ -93,7 +90,7 @@ class ProtDownsampleVolumes(EMProtocol):
         with toldToTheUser():
             plan = self.plan()
             volume_checks.check(plan)
-            work = _Work(plan, self._getExtraPath(), self.info)
+            work = VolumesMade(plan, self._getExtraPath(), self.info)
             output = self._newSet(work) if self._isSet() else work.newVolume(self.inputVolumes.get(), 1)
         self._drawResult(work)
         self.summaryVar.set("\n".join(self._describe(work)))
@@ -231,104 +228,7 @@ class ProtDownsampleVolumes(EMProtocol):
             fourier_crop_size=self.fourierCropSize.get(),
             lowpass_resolution=self.lowpassResolution.get(),
             highpass_resolution=self.highpassResolution.get(),
-            like_box=None if like is None else _boxLike(like),
+            like_box=None if like is None else boxLike(like),
             like_apix=None if like is None else like.getSamplingRate(),
             is_mask=isinstance(source, VolumeMask),
         )
-
-
-class _Work:
-    """Makes volumes in a folder, and counts what it made."""
-
-    def __init__(self, plan, folder, tell):
-        self.plan, self._folder, self._tell = plan, folder, tell
-        self.count = self.halfMaps = self.bytes = 0
-        #: the first volume, and the file of what came of it
-        self.first = None
-
-    def checkAll(self, volumes):
-        """Raise DataError if a volume is of another box, before any is made."""
-        for volume in volumes:
-            box = boxOf(volume, f"Volume {volume.getObjId()}")
-            if box != self.plan.box_in:
-                raise DataError(
-                    f"Volume {volume.getObjId()}, {volume.getFileName()}: the box is {box} px, expected "
-                    f"{self.plan.box_in} px (that of the first); connect volumes of one box."
-                )
-
-    def newVolume(self, volume, number):
-        """What comes of a volume and its half maps: a new object of the same kind."""
-        plan = self.plan
-        name = f"{'mask' if plan.is_mask else 'volume'}_{number:06d}"
-        path = self._downsample(volume.getFileName(), volume.getIndex(), f"{name}.mrc")
-        new = volume.getClass()()
-        new.copyInfo(volume)
-        new.setLocation(path)
-        new.setSamplingRate(plan.apix_out)
-        halves = list(volume.getHalfMaps(asList=True))
-        new.setHalfMaps([self._downsample(half, 0, f"{name}_half{i}.mrc") for i, half in enumerate(halves, start=1)])
-        _moveOrigin(new, plan)
-        _scaleShifts(new, plan)
-        self.count += 1
-        self.halfMaps += len(halves)
-        self.first = self.first or (volume, path)
-        return new
-
-    def _downsample(self, source, index, name):
-        """Make a file of the folder of a map, and return its path."""
-        path = os.path.join(self._folder, name)
-        remove_abandoned(self._folder, [name])
-        self._tell(f"{source} → {path}")
-        try:
-            with MapFile(source, index) as sections:
-                self.bytes += downsample_map(sections, self.plan, path)
-        except DataError as error:
-            raise DataError(f"{source}: {error}") from error
-        return path
-
-
-def _moveOrigin(volume, plan):
-    """Have Scipion's origin, which is where the first voxel stands in Å, go with the voxels; none stays none."""
-    if volume.hasOrigin():
-        moved = moved_first_voxel(np.array(volume.getOrigin().getShifts(), dtype=float), plan)
-        volume.getOrigin().setShifts(*moved.tolist())
-
-
-def _scaleShifts(volume, plan):
-    """Have the shifts of a volume's alignment, which are in voxels, go with the voxel size."""
-    if volume.hasTransform():
-        matrix = np.array(volume.getTransform().getMatrix(), dtype=float)
-        matrix[:3, 3] *= plan.scale
-        volume.getTransform().setMatrix(matrix)
-
-
-def boxOf(volume, label):
-    """Box (px) of a volume; DataError, under a label of the form, if its file cannot be read."""
-    try:
-        with MapFile(volume.getFileName(), volume.getIndex()) as sections:
-            return sections.box
-    except DataError as error:
-        raise DataError(f"{label}, {volume.getFileName()}: {error}") from error
-
-
-def _boxLike(like):
-    if isinstance(like, Volume):
-        return boxOf(like, "Particles or volume to fit")
-    return InputParticles(like).dimensions()[0]
-
-
-def methodsSentence(plan, count):
-    """What was done, as a sentence for a paper."""
-    noun = ("mask" if plan.is_mask else "map") + ("s" if count > 1 else "")
-    filters = [
-        f"{word}-pass filtered at {resolution:g} Å (Butterworth, order {plan.filter_order})"
-        for word, resolution in (("low", plan.lowpass_resolution), ("high", plan.highpass_resolution))
-        if resolution is not None
-    ]
-    if plan.box_out != plan.box_in or plan.resampled:
-        how = "resampled in Fourier space" if plan.resampled else "cropped or padded"
-        filters.insert(0, f"{how} to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
-    return (
-        f"{count} {noun} ({plan.box_in} px, {plan.apix_in:.4g} Å/px) {'were' if count > 1 else 'was'} "
-        f"{' and '.join(filters)} with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
-    )
