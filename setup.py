@@ -67,6 +67,7 @@ setup(
         "console_scripts": [
             "downsample-particles = downsample_plugin.__main__:main",
             "restore-particles = downsample_plugin.__main__:restore",
+            "downsample-volumes = downsample_plugin.__main__:volumes",
         ],
     },
 )

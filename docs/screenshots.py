@@ -125,9 +125,23 @@ def import_map(project):
     return headless.run(project, protocol)
 
 
+def downsample_map(project, done, volume):
+    """The map in the box of the small particles."""
+    from downsample_plugin.protocols import ProtDownsampleVolumes
+
+    protocol = project.newProtocol(ProtDownsampleVolumes, lowpassResolution=10.0)
+    connect(protocol, inputVolumes=(volume, "outputVolume"), likeParticles=(done, "outputParticles"))
+    return headless.run(project, protocol)
+
+
 def forms(project, imported, done, volume):
-    """The three forms, filled in."""
-    from downsample_plugin.protocols import ProtDownsampleParticles, ProtRestoreFullSize, ProtShiftParticleCenter
+    """The four forms, filled in."""
+    from downsample_plugin.protocols import (
+        ProtDownsampleParticles,
+        ProtDownsampleVolumes,
+        ProtRestoreFullSize,
+        ProtShiftParticleCenter,
+    )
 
     small = project.newProtocol(
         ProtDownsampleParticles, targetPixelSize=3.0, recenter=True, lowpassResolution=12.0, doNormalize=True
@@ -137,7 +151,9 @@ def forms(project, imported, done, volume):
     connect(restore, inputParticles=(done, "outputParticles"), downsampled=(done, "outputParticles"))
     center = project.newProtocol(ProtShiftParticleCenter, xCenter=20.0, yCenter=-10.0, zCenter=0.0)
     connect(center, inputParticles=(imported, "outputParticles"), inputVolume=(volume, "outputVolume"))
-    return {"downsample": small, "restore": restore, "center": center}
+    volumes = project.newProtocol(ProtDownsampleVolumes, fourierCropSize=64)
+    connect(volumes, inputVolumes=(volume, "outputVolume"))
+    return {"downsample": small, "restore": restore, "center": center, "volumes": volumes}
 
 
 def connect(protocol, **inputs):
@@ -201,7 +217,7 @@ def photograph_viewer(camera, master, name, protocol, entries):
     viewer = viewer_of(protocol, master)
 
     def look():
-        (form,) = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
+        *_, form = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
         camera.take(name, form)
         for entry, act in entries.items():
             (view,) = viewer._getVisualizeDict()[entry](entry)
@@ -313,11 +329,11 @@ def click_sections(dialog):
     dialog.update()
 
 
-def few_colors(source, path):
+def few_colors(source, path, colors=COLORS):
     """A picture in so many colours as it needs to be looked at, smaller by half."""
     with Image.open(source) as picture:
         picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(
-            COLORS, Image.Quantize.FASTOCTREE
+            colors, Image.Quantize.FASTOCTREE
         ).save(path)
 
 
@@ -338,7 +354,9 @@ def main(folder):
         headless.prepare(place)
         project = headless.createProject("screenshots")
         imported, done, volume = prepare(project)
+        small_map = downsample_map(project, done, volume)
         few_colors(done.picturePath(), camera.folder / "result.png")
+        few_colors(small_map.picturePath(), camera.folder / "volumes.png", 4 * COLORS)
         from pyworkflow.gui.project import ProjectWindow
 
         master = ProjectWindow(project.getPath())
@@ -364,6 +382,9 @@ def main(folder):
         spoil([17, 63, 80])
         photograph_problem(camera, master, failed(project, protocols["downsample"]))
         photograph_project(camera, master, done)
+        photograph_form(camera, master, "volumes", protocols["volumes"], {})
+        views = dict.fromkeys(("showPicture", "showSections", "showSpectra"))
+        photograph_viewer(camera, master, "volumes_viewer", small_map, views)
         side_by_side(camera.folder, "form_downsample_2", "wizard_targetPixelSize", "form_and_wizard")
         (camera.folder / "windows.json").write_text(json.dumps(camera.notes, indent=1, ensure_ascii=False))
         os._exit(0)  # Scipion's window has threads of its own

@@ -17,6 +17,11 @@ def restore() -> int:
     return _run("restore_cli")
 
 
+def volumes() -> int:
+    """Run ``downsample-volumes``."""
+    return _run("cli_volumes")
+
+
 def _run(module: str) -> int:
     """Run a program; stopped while it is still being loaded, it ends quietly."""
     try:

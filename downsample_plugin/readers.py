@@ -154,6 +154,8 @@ class MrcReader(StackReader):
                 "stack first"
             )
         order, fields = header
+        #: all of the header, in the byte order of the file
+        self.header: np.void = fields
         self.box = (int(fields["nx"]), int(fields["ny"]))
         self.count = int(fields["nz"])
         self.apix = float(fields["cella"]["x"]) / max(int(fields["mx"]), 1)

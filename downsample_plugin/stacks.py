@@ -54,7 +54,7 @@ class StackWriter:
         with self._file as file:
             if not kept.all():
                 self._close_up(file.fileno(), kept)
-            file.write(_new_header(int(kept.sum()), self._box, self._dtype, self._apix, statistics[kept]).tobytes())
+            file.write(new_header(int(kept.sum()), self._box, self._dtype, self._apix, statistics[kept]).tobytes())
             file.flush()
             os.replace(self.part_path, self.path)
 
@@ -95,10 +95,10 @@ def _write_all(file: int, data: memoryview, offset: int) -> None:
         written += os.pwrite(file, data[written:], offset + written)
 
 
-def _new_header(
+def new_header(
     count: int, box: int, dtype: np.dtype[np.generic], apix: float, statistics: NDArray[np.void]
 ) -> NDArray[np.void]:
-    """MRC2014 header of an image stack: ispg 0, mz 1, voxel size set."""
+    """MRC2014 header of an image stack: ispg 0, mz 1, voxel size set, statistics of all from those of each image."""
     header = np.zeros((), dtype=HEADER_DTYPE.newbyteorder("<"))
     header["nx"] = header["ny"] = header["mx"] = header["my"] = box
     header["nz"], header["mz"] = count, 1

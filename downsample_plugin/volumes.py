@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from .core.geometry import origin
 from .errors import DataError
-from .readers import XMIPP_SUFFIXES, open_stack
-
-SUFFIXES_OF_XMIPP = (".vol", *XMIPP_SUFFIXES)
+from .maps import MapFile
 
 
 def read_volume(path: str, index: int = 0) -> NDArray[np.float32]:
@@ -23,37 +21,10 @@ def read_volume(path: str, index: int = 0) -> NDArray[np.float32]:
 
     Raises DataError if it cannot be read, is not a cube, or is not finite.
     """
-    path = path[: -len(":mrc")] if path.endswith(":mrc") else path
-    if path.lower().endswith(SUFFIXES_OF_XMIPP):
-        volume = _read_by_xmipp(path, index)
-    else:
-        with open_stack(path) as sections:
-            box = sections.box[0]
-            first = max(index - 1, 0) * box
-            if sections.box[1] != box or sections.count % box or first + box > sections.count:
-                raise DataError(
-                    f"the file holds {sections.box[0]} x {sections.box[1]} x {sections.count} voxels, expected a cube "
-                    "for each volume; give a map or mask in the box of the refinement"
-                )
-            volume = np.stack([sections.read(first + z).astype(np.float32) for z in range(box)])
+    with MapFile(path, index) as sections:
+        volume: NDArray[np.float32] = np.stack([sections[z] for z in range(len(sections))])
     if not np.isfinite(volume).all():
         raise DataError("the file has voxels that are not numbers, expected finite ones; make it again")
-    return volume
-
-
-def _read_by_xmipp(path: str, index: int) -> NDArray[np.float32]:
-    import xmippLib
-
-    image = xmippLib.Image()
-    try:
-        image.read(f"{index}@{path}" if index else path)
-        volume = np.asarray(image.getData(), dtype=np.float32)
-    except Exception as error:  # the library raises anything
-        raise DataError(
-            f"Xmipp's library cannot read the file ({type(error).__name__}), expected a volume; convert it to MRC first"
-        ) from error
-    if volume.ndim != 3 or len(set(volume.shape)) > 1:
-        raise DataError(f"the file holds {volume.shape[::-1]} voxels, expected a cube; give a map or mask")
     return volume
 
 

@@ -29,8 +29,11 @@ def python(code):
 def test_core_and_program_work_with_scipion_blocked():
     done = python("""
 import numpy as np
-from downsample_plugin import cli, picture, simulate
+from downsample_plugin import cli, cli_volumes, map_picture, picture, simulate
 from downsample_plugin.core import DownsamplePlan, downsample_images
+from downsample_plugin.core.resampling import downsample_volume
+from downsample_plugin.core.volume_plan import VolumePlan
+assert downsample_volume(np.ones((16, 16, 16)), VolumePlan(16, 1.0, fourier_crop_size=8)).shape == (8, 8, 8)
 images, _ = downsample_images(np.ones((1, 32, 32), "f4"), DownsamplePlan(32, 1.0, fourier_crop_size=16))
 assert images.shape == (1, 16, 16)
 """)
@@ -44,7 +47,7 @@ def test_the_block_blocks():
 def test_only_the_scipion_layer_imports_it():
     """The program pulls in no picture library either: a cluster starts it a thousand times."""
     done = python("""
-from downsample_plugin import cli
+from downsample_plugin import cli, cli_volumes
 heavy = [name for name in ("matplotlib", "scipy.signal", "tkinter", "PyQt5") if name in sys.modules]
 assert not heavy, heavy
 """)

@@ -28,10 +28,10 @@ from downsample_plugin import headless
 headless.prepare(tempfile.mkdtemp())
 from pwem import Domain
 folder = Path(downsample_plugin.__file__).parent
-for name in ("ProtDownsampleParticles", "ProtRestoreFullSize", "ProtShiftParticleCenter"):
+for name in ("ProtDownsampleParticles", "ProtDownsampleVolumes", "ProtRestoreFullSize", "ProtShiftParticleCenter"):
     protocol = Domain.getProtocols()[name]
     assert protocol._plugin.getPath() == str(folder), protocol._plugin.getPath()
-assert "DownsampleViewer" in Domain.getViewers()
+assert {"DownsampleViewer", "DownsampleVolumesViewer"} <= set(Domain.getViewers())
 assert {"DownsampleCropSizeWizard", "ParticleCenterWizard"} <= set(Domain.getWizards())
 templates = [template.name for template in protocol._plugin.getTemplates()]
 assert sorted(templates) == ["downsample_and_back", "sub_particles"], templates
@@ -77,8 +77,8 @@ def test_the_domain_lists_all(tmp_path, source, archives, way):
     assert done.returncode == 0, done.stderr
     expected = source if way == "editable" else tmp_path / "env"
     assert Path(done.stdout.split("\n")[-2]).is_relative_to(expected)
-    program = python.parent / "downsample-particles"
-    assert subprocess.run([str(program), "--help"], capture_output=True, timeout=60).returncode == 0
+    for program in ("downsample-particles", "downsample-volumes"):
+        assert subprocess.run([str(python.parent / program), "--help"], capture_output=True, timeout=60).returncode == 0
 
 
 def _environment(folder):
@@ -124,5 +124,5 @@ def test_scipions_own_tests(tmp_path):
     assert "downsample_plugin.tests.test_protocols.TestDownsample" in shown.stdout
     done = scipion_tests("downsample_plugin.tests.test_protocols")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 tests" in done.stdout + done.stderr
+    assert "4 tests" in done.stdout + done.stderr
     assert "FAILED" not in done.stdout + done.stderr

@@ -133,6 +133,16 @@ def test_the_tree_and_run_boxes_say_what_the_protocols_do(windows):
     assert any(text.startswith("restore full-size particles | ") for text in windows[1]["search"]["texts"])
 
 
+def test_windows_of_volumes(windows):
+    notes = windows[1]
+    assert "  downsample_plugin - downsample volumes" in notes["form_volumes"]["texts"]
+    assert {"Input volumes", "Particles or volume to fit"} <= set(notes["form_volumes"]["texts"])
+    assert {"Fourier crop to box size (px)", "64"} <= set(notes["form_volumes_2"]["texts"])
+    assert {"Result picture", "Central sections", "Power spectra"} <= set(notes["volumes_viewer"]["texts"])
+    titles = [notes[f"volumes_viewer_show{name}"]["title"] for name in ("Picture", "Sections", "Spectra")]
+    assert titles == ["Downsampled volumes", "Central sections", "Power spectra"]
+
+
 def test_particles_are_shown_without_java(project):
     """The particles open in Scipion's own viewer, by Python alone."""
     import numpy as np

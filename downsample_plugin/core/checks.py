@@ -35,6 +35,7 @@ class Names(NamedTuple):
     leave_out: str
     do_normalize: str
     do_skip_corrupt: str
+    like: str
     #: how to go on with a run that has stopped
     go_on: str
 
@@ -50,6 +51,7 @@ FORM = Names(
     leave_out="leave it empty",
     do_normalize="switch on Normalize background",
     do_skip_corrupt="switch on Skip corrupt particles",
+    like="Particles or volume to fit",
     go_on="continue the run",
 )
 COMMAND = Names(
@@ -63,6 +65,7 @@ COMMAND = Names(
     leave_out="leave it out",
     do_normalize="add --normalize -1",
     do_skip_corrupt="add --skip-corrupt",
+    like="--like",
     go_on="give the same command again",
 )
 
@@ -78,8 +81,8 @@ def impossibilities(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
     return (
         _input_problems(plan, names)
-        or _box_problems(plan, names)
-        or _filter_problems(plan, names) + _normalize_problems(plan, names)
+        or box_problems(plan, names)
+        or filter_problems(plan, names) + _normalize_problems(plan, names)
     )
 
 
@@ -95,7 +98,7 @@ def _input_problems(plan: DownsamplePlan, names: Names) -> list[str]:
             f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
             "connect other particles."
         )
-    if not _positive(plan.apix_in):
+    if not positive(plan.apix_in):
         found.append(
             f"{names.apix}: got {plan.apix_in} Å/px, expected a number above 0; set the pixel size of the particles "
             "first."
@@ -103,7 +106,8 @@ def _input_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     return found
 
 
-def _box_problems(plan: DownsamplePlan, names: Names) -> list[str]:
+def box_problems(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
+    """What is wrong with the boxes and the pixel size that are asked for."""
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
             f"{names.pixel_size} ({plan.target_pixel_size} Å/px) and {names.fourier_crop} "
@@ -122,11 +126,11 @@ def _pixel_size_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if target is None:
         return []
     what = f"{names.pixel_size}: got {target} Å/px, expected "
-    if not _positive(target):
+    if not positive(target):
         return [what + f"a number above 0; give a pixel size in Å/px or {names.leave_out}."]
     if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
         return [
-            what + f"{plan.apix_in:.5g} Å/px or more (the particles' own pixel size: downsampling does not "
+            what + f"{plan.apix_in:.5g} Å/px or more (the input's own pixel size: downsampling does not "
             "invent detail); give a larger pixel size."
         ]
     if plan.box_out < SMALLEST_BOX:
@@ -146,13 +150,14 @@ def _fourier_crop_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     ]
 
 
-def _filter_problems(plan: DownsamplePlan, names: Names) -> list[str]:
+def filter_problems(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
+    """What is wrong with the filters, if the boxes are right."""
     found = []
     for name, resolution in (
         (names.lowpass, plan.lowpass_resolution),
         (names.highpass, plan.highpass_resolution),
     ):
-        if resolution is not None and not _positive(resolution):
+        if resolution is not None and not positive(resolution):
             found.append(
                 f"{name}: got {resolution} Å, expected a number above 0; give a resolution in Å or {names.leave_out}."
             )
@@ -174,7 +179,7 @@ def _filter_problems(plan: DownsamplePlan, names: Names) -> list[str]:
             )
     if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH and not 1 <= plan.filter_order <= 1000:
         found.append(f"Filter order: got {plan.filter_order}, expected 1 to 1000; 8 is usual.")
-    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not _positive(plan.filter_width):
+    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not positive(plan.filter_width):
         found.append(f"Filter width: got {plan.filter_width} Fourier shells, expected a number above 0; 2 is usual.")
     return found
 
@@ -183,7 +188,7 @@ def _normalize_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if not plan.normalize:
         return []
     radius = plan.background_radius_px
-    if _positive(radius) and radius <= plan.box_out / 2:
+    if positive(radius) and radius <= plan.box_out / 2:
         return []
     return [
         f"{names.background_radius}: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
@@ -215,12 +220,16 @@ def warnings(plan: DownsamplePlan, names: Names = FORM, normalised: bool = True)
     `normalised`: whether the images may have a background of deviation 1.
     """
     return (
-        _pixel_size_warning(plan)
-        + _odd_box_warning(plan, names)
-        + _prime_warning(plan)
-        + _lowpass_warning(plan, names)
+        resolution_warnings(plan, names)
         + (_deviation_warning(plan, names) if normalised else [])
         + _float16_warning(plan)
+    )
+
+
+def resolution_warnings(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
+    """What may surprise of the output's box, pixel size and resolution."""
+    return (
+        _pixel_size_warning(plan) + _odd_box_warning(plan, names) + _prime_warning(plan) + _lowpass_warning(plan, names)
     )
 
 
@@ -299,5 +308,6 @@ def _float16_warning(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def _positive(number: float) -> bool:
+def positive(number: float) -> bool:
+    """Whether a number is above 0 and no product of it overflows."""
     return 0 < number < LARGEST_NUMBER  # never for one that is none

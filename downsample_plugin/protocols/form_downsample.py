@@ -15,8 +15,8 @@ RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
 FILTER_SHAPES = [FilterShape.BUTTERWORTH, FilterShape.RAISED_COSINE]
 HALF_THE_OUTPUT_BOX = -1
 ODD_BOXES = (
-    "An odd box is possible, and exact here; but RELION 3.1 reconstructs wrong maps from one, without a word, so choose "
-    "an even box."
+    "An odd box is possible, and exact here; but RELION 3.1 reconstructs wrong maps from one, without a word, so "
+    "choose an even box."
 )
 
 
@@ -24,8 +24,8 @@ def defineDownsampleForm(form):
     """Add all parameters to a protocol's form."""
     _defineInput(form)
     form.addSection(label="Downsampling")
-    _defineBox(form)
-    _defineRecentring(form)
+    addBoxParams(form)
+    _addRecentringParams(form)
     _defineFilters(form)
     _defineNormalization(form)
     _defineStorage(form)
@@ -77,7 +77,8 @@ def _defineInput(form):
     addReadingParam(form)
 
 
-def _defineBox(form):
+def addBoxParams(form):
+    """Add the boxes and the pixel size, of particles or volumes."""
     group = form.addGroup("Box and pixel size")
     group.addParam(
         "cropSize",
@@ -110,7 +111,7 @@ def _defineBox(form):
     )
 
 
-def _defineRecentring(form):
+def _addRecentringParams(form):
     group = form.addGroup("Recentring")
     group.addParam(
         "recenter",
@@ -139,6 +140,12 @@ def _defineRecentring(form):
 
 def _defineFilters(form):
     group = form.addGroup("Filters")
+    addCornerParams(group)
+    _addEdgeParams(group)
+
+
+def addCornerParams(group):
+    """Add the resolutions of the filters, of particles or volumes."""
     group.addParam(
         "lowpassResolution",
         params.FloatParam,
@@ -158,6 +165,9 @@ def _defineFilters(form):
         "gain is "
         "1/2 at this resolution. Give a number well above the particle's diameter. Empty: no filter. Example: 400",
     )
+
+
+def _addEdgeParams(group):
     group.addParam(
         "filterShape",
         params.EnumParam,

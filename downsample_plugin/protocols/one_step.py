@@ -6,24 +6,20 @@ from __future__ import annotations
 import time
 
 from pwem.constants import ALIGN_2D
-from pwem.protocols import EMProtocol
-from pyworkflow.constants import NEW
 
 from .alignments import OwnAlignment
+from .base import PluginProtocol
 from .left_out import LEFT_OUT_NAME
-from .messages import PlainLabel, toldToTheUser
+from .messages import toldToTheUser
 from .particles import InputParticles
-from .results import OUTPUT_NAME, Outputs
+from .results import OUTPUT_NAME
 
 
-class OneStepProtocol(PlainLabel, EMProtocol):
+class OneStepProtocol(PluginProtocol):
     """A protocol whose ``makeOutput`` returns a set of particles and the lines of its summary.
 
     Its ``alignment()`` is that of the input particles.
     """
-
-    _devStatus = NEW
-    _possibleOutputs = Outputs
 
     #: whether output particles have the images, and the ids, of the input particles
     keepsImages = False
@@ -53,15 +49,6 @@ class OneStepProtocol(PlainLabel, EMProtocol):
         """Make the output and say what was done."""
         with toldToTheUser():
             output, lines = self.makeOutput()
-        self.summaryVar.set("\n".join(lines))
-        self.info(self.summaryVar.get())
+        self.describeRun(lines, self.methodsSentence(output.getSize()))
         self._defineOutputs(**{OUTPUT_NAME: output})
         self.relate(output)
-
-    def _summary(self):
-        if hasattr(self, OUTPUT_NAME):
-            return self.summaryVar.get().split("\n")
-        return ["Output particles not ready yet."]
-
-    def _methods(self):
-        return [self.methodsSentence()] if hasattr(self, OUTPUT_NAME) else []

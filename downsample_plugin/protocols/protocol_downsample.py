@@ -11,9 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from pwem.protocols import EMProtocol
-from pyworkflow.constants import NEW
-
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DownsampleError
@@ -23,6 +20,7 @@ from ..progress import Progress
 from ..sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
+from .base import PluginProtocol
 from .first_images import areNormalised
 from .following import FollowsOpenSets
 from .form_downsample import (
@@ -31,9 +29,9 @@ from .form_downsample import (
     RECENTER_MODES,
     defineDownsampleForm,
 )
-from .messages import PlainLabel, emptyProblems, toldToTheUser
+from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
-from .results import OUTPUT_NAME, Outputs, Results, Tally, describeRun, methodsSentence, newOutput
+from .results import OUTPUT_NAME, Results, Tally, describeRun, methodsSentence, newOutput
 from .stream import Batches
 from .wanted import wantedParticles
 
@@ -41,7 +39,7 @@ LAUNCHER = str(Path(__file__).parents[1] / "launcher" / "downsample_particles.py
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
-class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
+class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
     """Downsample particles: bin or rescale the images to a coarser pixel size, and recenter, crop or filter them.
 
     In one pass, each step optional, in this order: recenter (recentre) by the shifts of the alignment; crop or pad
@@ -56,8 +54,6 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
     """
 
     _label = "downsample particles"
-    _devStatus = NEW
-    _possibleOutputs = Outputs
 
     # --------------------------- form -----------------------------------------------
     def _defineParams(self, form):
@@ -130,9 +126,7 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
         for line in warnings:
             self.warning(line)
         words = describeRun(plan, tally, self.particles(), alignment, output, self.badPath())
-        self.summaryVar.set("\n".join([*warnings, *words]))
-        self.info(self.summaryVar.get())
-        self.methodsVar.set(methodsSentence(plan, tally.taken))
+        self.describeRun([*warnings, *words], methodsSentence(plan, tally.taken))
 
     def badPath(self):
         """The list of particles that cannot be used, there if there are any."""
@@ -144,10 +138,6 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
             draw_result(self.picturePath(), Sample.of_jobs(jobs))
         except Exception as error:
             self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
-
-    def picturePath(self):
-        """The result picture, a PNG."""
-        return self._getExtraPath("result.png")
 
     def jobs(self):
         """The jobs of this run: one, or those of the batches in which an open set came."""
@@ -201,13 +191,15 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
         return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def _summary(self):
-        isThere = hasattr(self, OUTPUT_NAME)
-        if isThere and not (self.isRunning() and not Batches.areIn(self._getExtraPath())):  # else it is an older one
-            return self.summaryVar.get().split("\n")
+        isOlder = self.isRunning() and not Batches.areIn(self._getExtraPath())  # the output, of an earlier launch
+        return self.summaryBefore() if isOlder else super()._summary()
+
+    def summaryBefore(self):
+        """The summary while there is no output: how far it is, or what it will give."""
         if self.isRunning() or self.isAborted() or self.isFailed():
             return self._progress()
         if not self.particles().exists or self._validate() or self._nothingYet():
-            return ["Output particles not ready yet."]
+            return super().summaryBefore()
         plan = self.plan()
         return [f"Will give: {plan.summary()}", *checks.warnings(plan, normalised=areNormalised(self.particles()))]
 
@@ -220,10 +212,7 @@ class ProtDownsampleParticles(FollowsOpenSets, PlainLabel, EMProtocol):
                 bad = [f"Particles that cannot be used: {self.badPath()}"] if os.path.exists(self.badPath()) else []
                 rest = ["The output set is being made."] if done == total and self.isRunning() else []
                 return [str(Progress(done, total, perSecond)), *rest, *bad]
-        return ["Output particles not ready yet."]
-
-    def _methods(self):
-        return [self.methodsVar.get()] if hasattr(self, OUTPUT_NAME) else []
+        return super().summaryBefore()
 
     def _citations(self):
         return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])

@@ -127,9 +127,9 @@ class ProtRestoreFullSize(OneStepProtocol):
         warnings = [missingProblem(missing, len(files))] if missing else []
         return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
-    def methodsSentence(self):
-        """What was done, as a sentence for a paper."""
-        particles = counted(self.outputParticles.getSize(), "downsampled particle")
+    def methodsSentence(self, count):
+        """What was done to so many particles, as a sentence for a paper."""
+        particles = counted(count, "downsampled particle")
         return (
             f"The alignment of {particles} was carried over to full "
             f"size with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."

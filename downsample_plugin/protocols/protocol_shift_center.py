@@ -204,9 +204,9 @@ class ProtShiftParticleCenter(OneStepProtocol):
             "so it lies outside the images of many particles; check the point and its unit, or leave those out."
         ]
 
-    def methodsSentence(self):
-        """What was done, as a sentence for a paper."""
-        particles = counted(self.outputParticles.getSize(), "particle")
+    def methodsSentence(self, count):
+        """What was done to so many particles, as a sentence for a paper."""
+        particles = counted(count, "particle")
         return (
             f"The alignments of {particles} were moved to a point of the reference, "
             f"as for localized reconstruction [Ilca2015], with scipion-em-downsample {__version__} in Scipion "

@@ -4,10 +4,16 @@
 from pathlib import Path
 
 import numpy as np
+from pwem.protocols import ProtImportVolumes
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from downsample_plugin import demo
-from downsample_plugin.protocols import ProtDownsampleParticles, ProtRestoreFullSize, ProtShiftParticleCenter
+from downsample_plugin.protocols import (
+    ProtDownsampleParticles,
+    ProtDownsampleVolumes,
+    ProtRestoreFullSize,
+    ProtShiftParticleCenter,
+)
 
 SMALL_BOX = 64
 
@@ -46,6 +52,17 @@ class TestDownsample(BaseTest):
             self.assertEqual(found.getLocation(), particle.getLocation())
             matrices = (each.getTransform().getMatrix() for each in (found, particle))
             np.testing.assert_allclose(*matrices, atol=1e-4)
+
+    def testDownsampleVolumes(self):
+        """The simulated particle's map in the box and pixel size of the small particles."""
+        imported = self.newProtocol(
+            ProtImportVolumes, filesPath="simulated", filesPattern="map.mrc", samplingRate=demo.APIX
+        )
+        self.launchProtocol(imported)
+        protocol = self.newProtocol(ProtDownsampleVolumes, inputVolumes=imported.outputVolume, likeParticles=self.small)
+        self.launchProtocol(protocol)
+        self.assertEqual(protocol.outputVolume.getDim(), (SMALL_BOX,) * 3)
+        self.assertEqual(protocol.outputVolume.getSamplingRate(), self.small.getSamplingRate())
 
     def testMoveCenter(self):
         """A point 20 Å along z becomes the origin: M = [A | t] becomes [A | t - p]."""

@@ -14,7 +14,7 @@ from ..core import checks
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
-from ..protocols import ProtDownsampleParticles, ProtShiftParticleCenter
+from ..protocols import ProtDownsampleParticles, ProtDownsampleVolumes, ProtShiftParticleCenter
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
 from ..protocols.wanted import wantedParticles
 from ..readers import ImageReader
@@ -66,7 +66,10 @@ def _boxPlanOf(protocol, own, **cleared):
 
     The field `own`, for which the wizard is, is taken out too if it makes no sense; PlanError if another does not.
     """
-    _particlesOf(protocol)
+    if isinstance(protocol, ProtDownsampleVolumes):
+        protocol.checkInput()
+    else:
+        _particlesOf(protocol)
     asked = protocol.plan()
     fields = {name: getattr(asked, name) for name in ("crop_size", "target_pixel_size", "fourier_crop_size")}
     plan = DownsamplePlan(asked.box_in, asked.apix_in, **{**fields, **cleared})
@@ -121,13 +124,13 @@ class Preview:
 class DownsampleCropSizeWizard(_Wizard):
     """Boxes to crop or pad to."""
 
-    _targets = [(ProtDownsampleParticles, ["cropSize"])]
+    _targets = [(protocol, ["cropSize"]) for protocol in (ProtDownsampleParticles, ProtDownsampleVolumes)]
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
         plan = _boxPlanOf(protocol, "crop_size")
         message = (
-            f"The particles have a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes that "
+            f"The input has a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes that "
             "transform fast, and what comes out with the other values of the form:"
         )
         value = _choose(root, "Crop / pad to box size", crop_choices(plan), message)
@@ -137,7 +140,7 @@ class DownsampleCropSizeWizard(_Wizard):
 class DownsampleFourierCropSizeWizard(_Wizard):
     """Boxes of the output."""
 
-    _targets = [(ProtDownsampleParticles, ["fourierCropSize"])]
+    _targets = [(protocol, ["fourierCropSize"]) for protocol in (ProtDownsampleParticles, ProtDownsampleVolumes)]
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
@@ -153,7 +156,7 @@ class DownsampleFourierCropSizeWizard(_Wizard):
 class DownsampleTargetPixelSizeWizard(_Wizard):
     """Pixel sizes that can really come out."""
 
-    _targets = [(ProtDownsampleParticles, ["targetPixelSize"])]
+    _targets = [(protocol, ["targetPixelSize"]) for protocol in (ProtDownsampleParticles, ProtDownsampleVolumes)]
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
