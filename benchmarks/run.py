@@ -32,7 +32,7 @@ import numpy as np
 
 from downsample_plugin.core import DownsamplePlan, Downsampler
 from downsample_plugin.core.memory import aligned_zeros
-from downsample_plugin.worker import BYTES_PER_WRITE
+from downsample_plugin.engine.worker import BYTES_PER_WRITE
 
 HERE = Path(__file__).parent
 CASES = ((512, 128), (512, 256), (256, 128), (256, 64))

@@ -9,24 +9,24 @@ import threading
 
 def main() -> int:
     """Run ``downsample-particles``."""
-    return _run("cli")
+    return _run("downsample_particles")
 
 
 def restore() -> int:
     """Run ``restore-particles``."""
-    return _run("restore_cli")
+    return _run("restore_particles")
 
 
 def volumes() -> int:
     """Run ``downsample-volumes``."""
-    return _run("cli_volumes")
+    return _run("downsample_volumes")
 
 
 def _run(module: str) -> int:
     """Run a program; stopped while it is still being loaded, it ends quietly."""
     try:
         _forget_the_current_folder()
-        code: int = importlib.import_module(f".{module}", __package__).main()
+        code: int = importlib.import_module(f".command.{module}", __package__).main()
         # Of a run that was stopped, threads still end worker processes. Python wakes those threads when it ends itself,
         # and complains if they close what it wakes them by.
         for thread in threading.enumerate():

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import headless
 from .errors import DataError
-from .readers import ImageReader, open_stack
+from .files.image_readers import ImageReader, open_stack
 from .simulate import contrast_transfer, micrograph_like, particle_phantom, random_rotation
 
 FOLDER = Path("demo_project")

@@ -11,7 +11,7 @@ from downsample_plugin import headless
 
 from . import launching
 
-README = Path(__file__).parents[1] / "README.md"
+CLUSTER = Path(__file__).parents[1] / "docs" / "cluster.md"  # whose settings for SLURM the tests use
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
 
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items):
 def scipion(tmp_path_factory):
     """A folder for Scipion projects; asking for it makes Scipion importable."""
     folder = tmp_path_factory.mktemp("scipion")
-    (hosts,) = re.findall(r"```ini\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (hosts,) = re.findall(r"```ini\n(.*?)```", CLUSTER.read_text(encoding="utf-8"), re.DOTALL)
     (folder / "hosts.conf").write_text(hosts)
     headless.prepare(folder)
     launching.use_forks()

@@ -15,7 +15,7 @@ import traceback
 
 import psutil
 
-from downsample_plugin.worker import end_with
+from downsample_plugin.engine.worker import end_with
 
 
 def use_forks():

@@ -10,8 +10,8 @@ import mrcfile
 import numpy as np
 
 from downsample_plugin import headless
-from downsample_plugin.job import Job
-from downsample_plugin.tables import ParticleBlock
+from downsample_plugin.engine.job import Job
+from downsample_plugin.engine.tables import ParticleBlock
 
 _numbers = itertools.count(1)
 

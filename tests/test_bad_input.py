@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from emtable import Table
 
-from downsample_plugin import command_line
+from downsample_plugin.command import command_line
 from downsample_plugin.core import DownsamplePlan, downsample_images
+from downsample_plugin.engine.tables import BadParticle
 from downsample_plugin.errors import DataError
-from downsample_plugin.tables import BadParticle
 
 from .scipion_sets import Row, results_of, write_job, write_stack
 

@@ -12,10 +12,12 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli, command_line, relion_labels
+from downsample_plugin.command import command_line
+from downsample_plugin.command import downsample_particles as cli
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
-from downsample_plugin.relion import RelionStar
+from downsample_plugin.files import relion_labels
+from downsample_plugin.files.relion_star import RelionStar
 
 from . import relion_files
 from .relion_files import write_refined
@@ -121,7 +123,7 @@ def test_the_result_picture(here, capsys, monkeypatch):
     assert Path("out/result.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main([*arguments, "--no-picture"]) == 0
     assert not Path("out/result.png").exists(), "that of the run before is gone"
-    monkeypatch.setitem(sys.modules, "downsample_plugin.picture", None)  # as if matplotlib were missing
+    monkeypatch.setitem(sys.modules, "downsample_plugin.pictures.particles", None)  # as if matplotlib were missing
     capsys.readouterr()
     assert cli.main(arguments) == 0
     assert "No result picture: it could not be drawn" in capsys.readouterr().out

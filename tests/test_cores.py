@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from downsample_plugin.cores import leave_the_binding, usable_cores
-from downsample_plugin.ranks import Launch
+from downsample_plugin.engine.cores import leave_the_binding, usable_cores
+from downsample_plugin.engine.ranks import Launch
 
 CORES, ALONE = 8, Launch()
 

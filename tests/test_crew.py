@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from downsample_plugin import crew, program
+from downsample_plugin.engine import crew, crew_folder, pieces, run
 from downsample_plugin.core import DownsamplePlan
-from downsample_plugin.crew import leading
+from downsample_plugin.engine.crew import leading
+from downsample_plugin.engine.ranks import Launch
+from downsample_plugin.engine.worker import DONE
 from downsample_plugin.errors import DataError
-from downsample_plugin.ranks import Launch
-from downsample_plugin.worker import DONE
 
 from .launches import LAUNCHERS, LONGEST, by_hand, by_mpirun, command, environment, images_made, rank
 from .scipion_sets import Row, write_job, write_stack
@@ -192,25 +192,25 @@ def test_a_launch_that_cannot_be_told_from_one_that_is_there(here, monkeypatch):
     with leading("job", launch) as first, leading("job", launch) as second:
         assert first.size == 2
         assert second.size == 1
-        program.run_job(job, job.stacks, 1, lambda count: None, False, second)
-        monkeypatch.setattr(crew, "PATIENCE", 0)
+        run.run_job(job, job.stacks, 1, lambda count: None, False, second)
+        monkeypatch.setattr(crew_folder, "PATIENCE", 0)
     assert job.is_finished()
 
 
 def test_each_piece_is_taken_once(here, monkeypatch):
     """Even by processes that look at the same time, and see nothing of each other."""
     job = new_job("job")
-    monkeypatch.setattr(crew, "_names_in", lambda folder: [])
-    works = [program.StackInPieces(job.stacks[0], job.files(), "", 7) for _ in range(3)]
+    monkeypatch.setattr(crew_folder, "names_in", lambda folder: [])
+    works = [pieces.StackInPieces(job.stacks[0], job.files(), "", 7) for _ in range(3)]
     for work in works:
         work.shared_in = "."
-    taken = [crew._take(works[i % 3]) for i in range(15)]
+    taken = [crew_folder.take(works[i % 3]) for i in range(15)]
     assert sorted(number for number in taken if number is not None) == list(range(12))
 
 
 def test_a_piece_that_comes_twice_counts_once(here):
     (stack, _) = new_job("job").stacks
-    work = program.StackUnderWay(stack, {"in.mrcs": None}, PER_STACK // 2, False)
+    work = pieces.StackUnderWay(stack, {"in.mrcs": None}, PER_STACK // 2, False)
     done = np.zeros(PER_STACK // 2, dtype=DONE), {}
     assert [work.take(0, done), work.take(0, done), work.is_complete] == [PER_STACK // 2, 0, False]
     assert [work.take(1, done), work.is_complete] == [PER_STACK // 2, True]
@@ -416,11 +416,11 @@ def test_a_worker_of_a_helper_that_dies(here):
 @pytest.mark.slow
 def test_helpers_that_never_come(here, monkeypatch):
     """All is made, and the end does not wait for ever."""
-    monkeypatch.setattr(crew, "PATIENCE", 3)
+    monkeypatch.setattr(crew_folder, "PATIENCE", 3)
     job = new_job("job")
     start = time.monotonic()
     with leading("job", Launch(0, 3, 3, "0" * 16)) as found:
-        program.run_job(job, job.stacks, 1, lambda count: None, False, found)
+        run.run_job(job, job.stacks, 1, lambda count: None, False, found)
         time.sleep(2)
     assert 3 < time.monotonic() - start < 4
     assert job.is_finished()
@@ -443,7 +443,7 @@ def test_an_error_of_the_disk_at_a_helper_is_the_leaders_to_tell(here, monkeypat
         (folder / "1_abcd.beat").write_text("1 node17")
         (folder / "1_abcd.failed").write_text("no room")
         (folder / "1_abcd.gone").touch()
-        time.sleep(crew.LOOK)
+        time.sleep(crew_folder.LOOK)
         with pytest.raises(DataError, match="no room"):
             found.news([])
         (folder / "1_abcd.failed").unlink()
@@ -464,7 +464,7 @@ def test_a_folder_that_cannot_be_written_to(here, monkeypatch):
 
 WHO = """
 import os, sys
-from downsample_plugin.ranks import launched
+from downsample_plugin.engine.ranks import launched
 found = launched()
 with open(f"{sys.argv[1]}_{os.getpid()}.who", "w") as file:
     print(found.rank, found.size, found.here, found.by_srun, found.token or "none", file=file)

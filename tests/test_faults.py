@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
-from downsample_plugin import command_line, program
+from downsample_plugin.engine import run
+from downsample_plugin.command import command_line
 from downsample_plugin.core import DownsamplePlan
+from downsample_plugin.engine.job import Job
 from downsample_plugin.errors import DataError
-from downsample_plugin.job import Job
 
 from .scipion_sets import Row, write_job, write_stack
 
@@ -196,9 +197,9 @@ def test_a_disk_that_fills_up_meanwhile(here, undisturbed, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("downsample_plugin.stacks.os.pwrite", until_full)
+        patch.setattr("downsample_plugin.files.stack_writer.os.pwrite", until_full)
         with pytest.raises(DataError, match=r"full: the output cannot be written \(No space left on device\)"):
-            program.run_job(job, job.stacks, 2, lambda count: None)
+            run.run_job(job, job.stacks, 2, lambda count: None)
     with pytest.raises(DataError, match="No space left on device"):
         job.check_done(skip_corrupt=False)
     assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
@@ -213,10 +214,10 @@ def test_a_disk_without_locks(here, undisturbed, monkeypatch):
     def no_lock(*arguments):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("downsample_plugin.whole_files.fcntl.flock", no_lock)
+    monkeypatch.setattr("downsample_plugin.files.whole_files.fcntl.flock", no_lock)
     others = Path(job.folder, "particles_000001.mrcs.0123456789abcdef.part")
     others.touch()
-    program.run_job(job, job.stacks, 2, lambda count: None)
+    run.run_job(job, job.stacks, 2, lambda count: None)
     assert others.exists()
     others.unlink()
     assert stacks_of(job) == undisturbed[1]
@@ -227,18 +228,18 @@ def test_unfinished_stacks_of_other_parts_are_left_alone(here, undisturbed):
     job = new_job("parts")
     others = Path(job.folder, "particles_000002.mrcs.0123456789abcdef.part")
     others.touch()
-    program.run_job(job, job.share(1, 2), 2, lambda count: None)
+    run.run_job(job, job.share(1, 2), 2, lambda count: None)
     assert others.exists()
-    program.run_job(job, job.share(2, 2), 2, lambda count: None)
+    run.run_job(job, job.share(2, 2), 2, lambda count: None)
     assert stacks_of(job) == undisturbed[1]
 
 
 def test_a_disk_without_room_is_refused_before_any_work(here, monkeypatch):
     job = new_job("no_room")
     usage = type("Usage", (), {"free": 1_500_000})
-    monkeypatch.setattr("downsample_plugin.program.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("downsample_plugin.engine.run.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match="no_room: the disk has room for 2 MB, expected 20 MB for 5 output stacks"):
-        program.run_job(job, job.stacks, 2, lambda count: None)
+        run.run_job(job, job.stacks, 2, lambda count: None)
 
 
 @pytest.mark.parametrize("harm", ["a byte", "an image", "cut short", "header", "no record", "record", "table"])

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from downsample_plugin.convert import Request, convert
+from downsample_plugin.command.downsampling import Request, convert
 from downsample_plugin.core import DownsamplePlan
 from downsample_plugin.core.plan import Recenter
+from downsample_plugin.engine.job import Job
+from downsample_plugin.engine.tables import ROW, read_array, read_bad, read_files, write_array
 from downsample_plugin.errors import DownsampleError
-from downsample_plugin.job import Job
-from downsample_plugin.readers import open_stack
-from downsample_plugin.relion import RelionStar
-from downsample_plugin.tables import ROW, read_array, read_bad, read_files, write_array
+from downsample_plugin.files.image_readers import open_stack
+from downsample_plugin.files.relion_star import RelionStar
 
 from .scipion_sets import Row, write_job, write_stack
 

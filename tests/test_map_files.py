@@ -12,11 +12,12 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin import cli_volumes, command_line
+from downsample_plugin.command import command_line
+from downsample_plugin.command import downsample_volumes as cli_volumes
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.errors import DataError
-from downsample_plugin.maps import MapFile
+from downsample_plugin.files.maps import MapFile
 
 from .relion_files import write_refined
 from .scipion_sets import write_stack

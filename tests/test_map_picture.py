@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
-from downsample_plugin.map_picture import MapLook, MapSample, draw_map_result, draw_map_spectra, draw_sections
+from downsample_plugin.pictures.maps import MapLook, MapSample, draw_map_result, draw_map_spectra, draw_sections
 
 BOX, APIX = 24, 1.5
 

@@ -11,11 +11,18 @@ from matplotlib.figure import Figure
 from downsample_plugin.core.filters import plan_gain
 from downsample_plugin.core.plan import DownsamplePlan, FilterShape, Recenter
 from downsample_plugin.core.spectra import RadialPower
+from downsample_plugin.engine.run import run_job
 from downsample_plugin.errors import DataError
-from downsample_plugin.picture import BAR_COLOR, draw_frame, draw_image, draw_particles, draw_result, round_length
-from downsample_plugin.plots import LEAST_GAP, draw_grey_values, draw_shifts, draw_spectra, round_resolutions
-from downsample_plugin.program import run_job
-from downsample_plugin.sample import SHOWN, Sample
+from downsample_plugin.pictures.particles import (
+    BAR_COLOR,
+    draw_frame,
+    draw_image,
+    draw_particles,
+    draw_result,
+    round_length,
+)
+from downsample_plugin.pictures.plots import LEAST_GAP, draw_grey_values, draw_shifts, draw_spectra, round_resolutions
+from downsample_plugin.pictures.sample import SHOWN, Sample
 
 from .scipion_sets import Row, images_of_file, write_job, write_stack
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from downsample_plugin import progress as module
-from downsample_plugin.progress import Progress, noted_progress, progress
+from downsample_plugin.engine import progress as module
+from downsample_plugin.engine.progress import Progress, noted_progress, progress
 
 
 @pytest.mark.parametrize(

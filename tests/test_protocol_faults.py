@@ -164,7 +164,7 @@ def test_a_first_file_that_is_missing(project):
 
 def test_a_stack_that_is_harmed_before_the_set_is_registered(project, many, undisturbed):
     """Whatever harms a stack after the program, no set is made of it."""
-    from downsample_plugin.job import Job
+    from downsample_plugin.engine.job import Job
 
     protocol = downsample(project, many, **SETTINGS)
     job = Job.read(Job.path_in(protocol._getExtraPath()))

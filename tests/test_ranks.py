@@ -3,7 +3,7 @@
 
 import pytest
 
-from downsample_plugin.ranks import Launch, launched
+from downsample_plugin.engine.ranks import Launch, launched
 
 BATCH = {"SLURM_JOB_ID": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_NPROCS": "2", "SLURM_NODEID": "0"}
 STEP = {

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downsample_plugin import relion_labels, star
 from downsample_plugin.core.plan import DownsamplePlan
 from downsample_plugin.errors import DataError, PlanError
-from downsample_plugin.relion import RelionStar
-from downsample_plugin.relion_groups import ImageGroup
-from downsample_plugin.relion_output import NewStar, Outcome
-from downsample_plugin.star import Block
+from downsample_plugin.files import relion_labels, star
+from downsample_plugin.files.relion_groups import ImageGroup
+from downsample_plugin.files.relion_output import NewStar, Outcome
+from downsample_plugin.files.relion_star import RelionStar
+from downsample_plugin.files.star import Block
 
 from .scipion_sets import write_stack
 from .star_texts import loop, read_star

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downsample_plugin import cli, restore_cli
-from downsample_plugin.command_line import EXIT_DATA, EXIT_USAGE
+from downsample_plugin.command import downsample_particles as cli
+from downsample_plugin.command import restore_particles as restore_cli
+from downsample_plugin.command.command_line import EXIT_DATA, EXIT_USAGE
 
 from .scipion_sets import pairs, write_stack
 from .star_texts import loop, read_star

@@ -98,7 +98,7 @@ def test_the_bytes_are_those_of_a_set_without_copies(here):
     write_stack("in.mrcs", noise())
     plan = DownsamplePlan(BOX, APIX, fourier_crop_size=16)
     rows = [Row(i + 1, i % COUNT + 1, "in.mrcs", 0, 0) for i in range(60 * COUNT)]
-    from downsample_plugin import cli
+    from downsample_plugin.command import downsample_particles as cli
 
     for name, some in (("once", rows[:COUNT]), ("often", rows)):
         assert cli.main([write_job(name, plan, some, 5).path, "--jobs", "2"]) == 0

@@ -147,7 +147,7 @@ def test_the_center_of_a_volume(project, single_blobs, box, kind, settings, valu
 def test_a_spider_volume_and_a_file_of_several(project, single_blobs, tmp_path):
     import xmippLib
 
-    from downsample_plugin.volumes import center_of_mass, read_volume
+    from downsample_plugin.files.volumes import center_of_mass, read_volume
 
     volume = np.zeros((12, 12, 12), dtype=np.float32)
     volume[9, 4, 7] = 2.0  # z, y, x

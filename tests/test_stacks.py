@@ -7,8 +7,8 @@ import pytest
 
 from downsample_plugin.core.statistics import image_statistics
 from downsample_plugin.errors import DataError
-from downsample_plugin.readers import open_stack
-from downsample_plugin.stacks import StackWriter, open_part, write_images
+from downsample_plugin.files.image_readers import open_stack
+from downsample_plugin.files.stack_writer import StackWriter, open_part, write_images
 
 
 def read_all(path):

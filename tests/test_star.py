@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from downsample_plugin import star
 from downsample_plugin.errors import DataError
-from downsample_plugin.star import (
+from downsample_plugin.files import star
+from downsample_plugin.files.star import (
     StarFile,
     check_labels,
     find_block,
@@ -24,7 +24,7 @@ from downsample_plugin.star import (
     read_pairs,
     rows_end,
 )
-from downsample_plugin.star_rows import RowError, find_rows, text_of, value_of, values_of_line
+from downsample_plugin.files.star_rows import RowError, find_rows, text_of, value_of, values_of_line
 
 from .star_texts import loop, read_star, words
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downsample_plugin.core.plan import Recenter
-from downsample_plugin.errors import DataError
-from downsample_plugin.tables import (
+from downsample_plugin.engine.tables import (
     MADE,
     ROW,
     BadParticle,
@@ -24,6 +23,7 @@ from downsample_plugin.tables import (
     write_bad,
     write_files,
 )
+from downsample_plugin.errors import DataError
 
 from .scipion_sets import Row, block_of
 

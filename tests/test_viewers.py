@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from downsample_plugin.core.plan import DownsamplePlan, Recenter
-from downsample_plugin.program import run_job
-from downsample_plugin.sample import Pairs
+from downsample_plugin.engine.run import run_job
+from downsample_plugin.engine.tables import BadParticle, list_bad_particles, listed_particles
+from downsample_plugin.pictures.sample import Pairs
 from downsample_plugin.simulate import Phantom
-from downsample_plugin.tables import BadParticle, list_bad_particles, listed_particles
 
 from .scipion_sets import downsample, image_of, items_of, new_downsample, particle, particle_set, write_stack
 from .test_picture import job_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from ..errors import PlanError
 from . import checks
-from .checks import FORM, SMALLEST_BOX, Names
+from .checks import SMALLEST_BOX
+from .names import FORM, Names
 from .volume_plan import VolumePlan
 
 LARGEST_VOLUME_BOX = 2048  # px; 32 GB

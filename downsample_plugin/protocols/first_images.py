@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.normalize import background_deviation
 from ..errors import DataError
-from ..readers import ImageReader
+from ..files.image_readers import ImageReader
 
 _LOOKED_AT = 5  # images
 _NEAR_ONE = 0.1  # how far their deviations may be from 1: RELION complains of more

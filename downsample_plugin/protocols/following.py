@@ -11,9 +11,9 @@ from pwem.protocols import EMProtocol
 from pyworkflow.object import Set
 from pyworkflow.protocol import getProtocolFromDb
 
+from ..engine.job import refusal
+from ..engine.tables import list_bad_particles
 from ..errors import DataError, PlanError
-from ..job import refusal
-from ..tables import list_bad_particles
 from .messages import toldToTheUser
 from .results import OUTPUT_NAME, Results, Tally, newOutput
 from .stream import Batches, ParticleStream

@@ -7,7 +7,7 @@ from pyworkflow.protocol import ProtStreamingBase, params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.plan import FilterShape, Recenter
-from ..job import DEFAULT_PARTICLES_PER_STACK
+from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK
 from .alignments import addReadingParam
 from .particles import PARTICLES_OR_CLASSES
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tables import INDEX_BITS
+from ..engine.tables import INDEX_BITS
 from .micrographs import NAME, NUMBERS, namesOrNumbers
 from .results import SHIFT_RECORDS
 from .set_columns import ItemTable, tableOf

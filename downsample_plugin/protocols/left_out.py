@@ -12,8 +12,8 @@ from collections import Counter
 import numpy as np
 
 from ..core.alignment import matrix_problem
+from ..engine.tables import BadParticle, list_bad_particles
 from ..errors import DataError
-from ..tables import BadParticle, list_bad_particles
 from ..words import counted
 from .wanted import FILE, INDEX
 

@@ -12,7 +12,7 @@ from pwem.objects import Class2D, Class3D, Particle, SetOfClasses, SetOfParticle
 from pyworkflow.mapper.sqlite import SqliteFlatMapperException
 
 from ..errors import DataError
-from ..readers import open_stack
+from ..files.image_readers import open_stack
 from .set_columns import tableOf
 
 PARTICLES_OR_CLASSES = "SetOfParticles,SetOfClasses2D,SetOfClasses3D"

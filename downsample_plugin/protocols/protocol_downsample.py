@@ -13,22 +13,18 @@ from pathlib import Path
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
+from ..engine.job import BAD_PARTICLES_NAME, Job
+from ..engine.job_checks import job_problems, stack_count, stack_problems
+from ..engine.progress import Progress
 from ..errors import DownsampleError
-from ..job import BAD_PARTICLES_NAME, Job, job_problems, stack_count, stack_problems
-from ..picture import draw_result
-from ..progress import Progress
-from ..sample import Sample
+from ..pictures.particles import draw_result
+from ..pictures.sample import Sample
 from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
 from .base import PluginProtocol
 from .first_images import areNormalised
 from .following import FollowsOpenSets
-from .form_downsample import (
-    FILTER_SHAPES,
-    HALF_THE_OUTPUT_BOX,
-    RECENTER_MODES,
-    defineDownsampleForm,
-)
+from .form_downsample import FILTER_SHAPES, HALF_THE_OUTPUT_BOX, RECENTER_MODES, defineDownsampleForm
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
 from .results import OUTPUT_NAME, Results, Tally, describeRun, methodsSentence, newOutput

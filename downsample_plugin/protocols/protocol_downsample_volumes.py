@@ -14,7 +14,7 @@ from pyworkflow.utils import prettySize
 from ..core import volume_checks
 from ..core.volume_plan import VolumePlan
 from ..errors import DataError
-from ..map_picture import MapSample, draw_map_result
+from ..pictures.maps import MapSample, draw_map_result
 from .base import PluginProtocol
 from .form_downsample import addBoxParams, addCornerParams
 from .messages import emptyProblems, toldToTheUser

@@ -12,7 +12,7 @@ from .. import __version__
 from ..core.alignment import Reading, shifts_of, translations_about_point
 from ..core.geometry import origin
 from ..errors import DataError
-from ..volumes import center_of_mass, read_volume
+from ..files.volumes import center_of_mass, read_volume
 from ..words import counted
 from .alignments import MATRIX, OwnAlignment
 from .left_out import LeftOut, othersThan, withoutUse

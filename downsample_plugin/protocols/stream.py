@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from ..job import Job
-from ..tables import ParticleBlock
+from ..engine.job import Job
+from ..engine.tables import ParticleBlock
 from .set_columns import tableOf
 from .wanted import FILE, INDEX, MATRIX, PLACE, wantedOf
 

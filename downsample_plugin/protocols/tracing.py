@@ -9,17 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .evidence import SAME_RATE, WRITTEN_AGAIN, Evidence, identityProblems, placeProblems
-from .image_tables import (
-    IMAGE,
-    NO_IMAGE,
-    ImageKeys,
-    ImageTable,
-    Link,
-    PlaceTable,
-    areKnown,
-    areSameShifts,
-    columnsOf,
-)
+from .image_tables import IMAGE, NO_IMAGE, ImageKeys, ImageTable, Link, PlaceTable, areKnown, areSameShifts, columnsOf
 from .micrographs import unclearNames
 from .results import SHIFT_RECORDS
 

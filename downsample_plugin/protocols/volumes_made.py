@@ -10,8 +10,8 @@ from pwem.objects import Volume
 
 from .. import __version__
 from ..errors import DataError
-from ..maps import MapFile, downsample_map, moved_first_voxel
-from ..whole_files import remove_abandoned
+from ..files.maps import MapFile, downsample_map, moved_first_voxel
+from ..files.whole_files import remove_abandoned
 from .particles import InputParticles
 
 
@@ -93,7 +93,7 @@ def boxLike(like):
     """Box (px) of particles or a volume to fit; DataError if their files cannot be read."""
     if isinstance(like, Volume):
         return boxOf(like, "Particles or volume to fit")
-    return InputParticles(like).dimensions()[0]
+    return InputParticles(like).box()
 
 
 def methodsSentence(plan, count):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.alignment import matrix_problem, shifts_of
 from ..core.plan import Recenter
-from ..tables import BadParticle, ParticleBlock
+from ..engine.tables import BadParticle, ParticleBlock
 from .alignments import MATRIX, Aligned
 from .set_columns import ROWS_AT_ONCE, Block, tableOf
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from matplotlib.widgets import Button, Slider, TextBox
 
 from ..errors import DownsampleError
-from ..picture import EYE_RESOLUTION, draw_frame, draw_image
-from ..plots import AFTER, BEFORE, edges
-from ..sample import for_the_eye
+from ..pictures.particles import EYE_RESOLUTION, draw_frame, draw_image
+from ..pictures.plots import AFTER, BEFORE, edges
+from ..pictures.sample import for_the_eye
 
 INCHES = (10.0, 6.2)
 MARGIN = 0.03  # about images, of their width: that half a pixel more on one side shows

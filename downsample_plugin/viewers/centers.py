@@ -10,10 +10,10 @@ import numpy as np
 from ..core.alignment import shifts_of
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
+from ..files.image_readers import ImageReader
 from ..protocols.alignments import MATRIX
 from ..protocols.set_columns import tableOf
 from ..protocols.wanted import FILE, INDEX
-from ..readers import ImageReader
 
 
 class Standing(NamedTuple):

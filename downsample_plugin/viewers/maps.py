@@ -6,7 +6,7 @@ from __future__ import annotations
 from pwem.objects import SetOfVolumes
 from pyworkflow.protocol import params
 
-from ..map_picture import MapSample, draw_map_spectra, draw_sections
+from ..pictures.maps import MapSample, draw_map_spectra, draw_sections
 from ..protocols import ProtDownsampleVolumes
 from .results import ResultViewer
 

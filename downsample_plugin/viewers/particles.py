@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pyworkflow.protocol import params
 
-from ..plots import draw_shifts, draw_spectra
+from ..pictures.plots import draw_shifts, draw_spectra
+from ..pictures.sample import Pairs, Sample
 from ..protocols import ProtDownsampleParticles
-from ..sample import Pairs, Sample
 from .browser import INCHES, Browser, draw_pair
 from .results import ResultViewer
 

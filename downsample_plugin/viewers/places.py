@@ -8,7 +8,7 @@ import os
 import numpy as np
 from pyworkflow.protocol import params
 
-from ..plots import draw_lengths, draw_places
+from ..pictures.plots import draw_lengths, draw_places
 from ..protocols import ProtRestoreFullSize, ProtShiftParticleCenter
 from ..words import counted
 from .browser import INCHES, Browser, draw_place

@@ -9,7 +9,7 @@ from tkinter import ttk
 from pyworkflow.gui import configureWeigths
 from pyworkflow.gui.dialog import RESULT_CANCEL, Dialog
 
-from ..tables import listed_particles
+from ..engine.tables import listed_particles
 
 SHOWN = 1000  # rows
 COLUMNS = {"Particle": 80, "Image": 70, "File": 400, "What is wrong with it": 650}  # and their widths, px

@@ -9,16 +9,16 @@ import dataclasses
 from pwem.wizards import EmWizard
 from pyworkflow.gui.dialog import showError
 
-from ..choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from ..core import checks
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
+from ..files.image_readers import ImageReader
+from ..files.volumes import read_volume
 from ..protocols import ProtDownsampleParticles, ProtDownsampleVolumes, ProtShiftParticleCenter
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
 from ..protocols.wanted import wantedParticles
-from ..readers import ImageReader
-from ..volumes import read_volume
+from .choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end

@@ -19,8 +19,8 @@ from pyworkflow.gui.dialog import RESULT_CANCEL, RESULT_YES, Dialog
 
 from ..core.geometry import origin
 from ..errors import DownsampleError
-from ..picture import contrast_limits, draw_image
-from ..plots import edges
+from ..pictures.particles import contrast_limits, draw_image
+from ..pictures.plots import edges
 
 ROWS_SHOWN = 14
 COLUMN_WIDTH = 130  # px of the screen

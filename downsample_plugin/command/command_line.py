@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all programs of the package have in common: exit codes, how they stop, and what they say then."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from typing import Callable
+
+from ..errors import DataError, PlanError, in_a_sentence
+
+EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+EXIT_CODES = "Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out, 130 stopped."
+
+
+def exit_code_of(work: Callable[[], object], stopped: str) -> int:
+    """Do the work of a program, and return its exit code; errors are told in sentences. `stopped` is said of Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Å and file names must not fail on a terminal that lacks them
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C does
+    try:
+        work()
+    except KeyboardInterrupt:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        print(stopped, file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    except OSError as error:
+        print(f"ERROR: {in_a_sentence(error)}", file=sys.stderr, flush=True)
+        return EXIT_DATA
+    except MemoryError:
+        print("ERROR: The memory is not enough; free some, or ask for more", file=sys.stderr, flush=True)
+        return EXIT_DATA
+    except (DataError, PlanError) as error:
+        print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
+    return 0

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command ``downsample-volumes``: maps and masks, without Scipion."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .. import __version__
+from ..core import volume_checks
+from ..core.names import COMMAND
+from ..core.volume_plan import VolumePlan
+from ..errors import DataError, PlanError
+from ..files.image_readers import open_stack
+from ..files.maps import MapFile, downsample_map
+from ..files.relion_star import RelionStar
+from ..files.whole_files import remove_abandoned
+from .command_line import EXIT_CODES, exit_code_of
+
+DESCRIPTION = """\
+Bring maps and masks to the box and pixel size of downsampled particles, about the same
+origin: crop or pad the box, Fourier crop to coarser voxels, low-pass filter; and back to
+full size. Exact for every box, even or odd."""
+
+EXAMPLES = f"""\
+examples:
+  downsample-volumes map.mrc half1.mrc half2.mrc -o small --like small/particles.star
+  downsample-volumes mask.mrc -o small --mask --like small/particles.star
+  downsample-volumes small/mask.mrc -o full --mask --like map.mrc
+  downsample-volumes map.mrc --apix 1.31 -o small --box 128
+
+Each map becomes DIR/its name.mrc. Values keep their scale: sums along an axis times the
+voxel size, which are the projections, are those of the input, downsampled.
+{EXIT_CODES}"""
+
+
+class Like(NamedTuple):
+    """What the output is to fit: box (px) and pixel size (Å/px)."""
+
+    box: int
+    apix: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    stopped = "Stopped; maps that are in the folder are whole. The same command with --force makes all again."
+    return exit_code_of(lambda: _run(options), stopped)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Make all maps, after a look at all of them."""
+    outputs = _outputs(options)
+    like = None if options.like is None else _like(options.like)
+    plans = {path: _plan(path, options, like) for path in options.maps}
+    os.makedirs(options.output, exist_ok=True)
+    remove_abandoned(options.output, [os.path.basename(path) for path in outputs.values()])
+    for path, plan in plans.items():
+        print(f"{path}: {plan.summary()}", flush=True)
+        for warning in volume_checks.warnings(plan, COMMAND):
+            print(f"Warning: {warning}", flush=True)
+        try:
+            with MapFile(path) as source:
+                downsample_map(source, plan, outputs[path])
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        print(f"Done: {outputs[path]}", flush=True)
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, str]:
+    """{map: its output}; PlanError if one would go over a file that is to stay."""
+    if os.path.lexists(options.output) and not os.path.isdir(options.output):
+        raise PlanError([f"-o: {options.output} is a file, expected a folder for what comes out; give another name."])
+    inputs = {os.path.realpath(path) for path in (*options.maps, options.like) if path is not None}
+    outputs: dict[str, str] = {}
+    for path in options.maps:
+        output = os.path.join(options.output, os.path.splitext(os.path.basename(path))[0] + ".mrc")
+        if output in outputs.values():
+            raise PlanError(
+                [f"{path}: {output} would be the output of two maps, expected one; give them one after the other."]
+            )
+        if os.path.realpath(output) in inputs:
+            raise PlanError([f"{options.output}: it holds the input {output}, expected another folder; give one."])
+        if os.path.lexists(output) and not options.force:
+            raise PlanError([f"{output}: it is there already; give --force to write over it, or another folder."])
+        outputs[path] = output
+    return outputs
+
+
+def _plan(path: str, options: argparse.Namespace, like: Like | None) -> VolumePlan:
+    """What is to be done to a map. PlanError if that is refused, DataError if the map cannot be read."""
+    try:
+        with MapFile(path) as source:
+            box, apix = source.box, source.apix if options.apix is None else options.apix
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if options.apix is None:
+        _check_header(path, apix, "give it by --apix")
+    plan = VolumePlan(
+        box,
+        apix,
+        crop_size=options.crop,
+        target_pixel_size=options.pixel_size,
+        fourier_crop_size=options.box,
+        lowpass_resolution=options.lowpass,
+        float16=options.float16,
+        is_mask=options.mask,
+    )
+    if like is not None:
+        plan = dataclasses.replace(plan, like_box=like.box, like_apix=like.apix)
+    volume_checks.check(plan, COMMAND)
+    return plan
+
+
+def _like(path: str) -> Like:
+    """Box and pixel size of the images of a STAR file, of a stack or of a map."""
+    if path.endswith(".star"):
+        return _like_star(path)
+    try:
+        with open_stack(path) as stack:
+            box, apix = stack.square_box(), stack.apix
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    _check_header(path, apix, "give a STAR file or a map that has it")
+    return Like(box, apix)
+
+
+def _like_star(path: str) -> Like:
+    with RelionStar(path) as star:
+        for _ in star.particles():
+            pass
+        found = sorted({Like(group.box, group.apix) for group in star.groups})
+    if len(found) != 1:
+        words = ", ".join(f"{like.box} px at {like.apix:.5g} Å/px" for like in found)
+        raise PlanError([f"--like: {path} has particles of several sizes ({words}), expected one; give one of them."])
+    return found[0]
+
+
+def _check_header(path: str, apix: float, advice: str) -> None:
+    if not (math.isfinite(apix) and apix > 0):
+        raise PlanError([f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; {advice}."])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="downsample-volumes",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("maps", metavar="MAP.mrc", nargs="+", help="maps or masks in the MRC format: cubes")
+    add("-o", "--output", metavar="DIR", required=True, help="folder for what comes out")
+    add("--apix", type=float, metavar="A", help="pixel size (Å/px) of the maps (default: what their headers say)")
+    add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--box", type=int, metavar="n", help="Fourier crop to a box of n px")
+    size.add_argument(
+        "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
+    )
+    size.add_argument(
+        "--like",
+        metavar="STACK.mrcs|FILE.star|MAP.mrc",
+        help="the box and pixel size of these, coarser or finer; the way back of a mask too",
+    )
+    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; gain 1/2 there")
+    add("--mask", action="store_true", help="they are masks: padded with 0, and clipped to 0 … 1")
+    add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
+    add("--force", action="store_true", help="write over maps of these names in DIR")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command ``restore-particles``: arguments and words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from .. import __version__
+from ..files.relion_star import RelionStar
+from .command_line import EXIT_CODES, exit_code_of
+from .restoring import check_output, restore
+
+DESCRIPTION = """\
+Back to full-size particles with the alignment that was found on downsampled ones: for each
+particle of REFINED.star its row of ORIGINAL.star, the file that was downsampled, with the
+angles, origins, class and other results of the refinement."""
+
+EXAMPLES = f"""\
+example:
+  downsample-particles run_data.star -o small --pixel-size 3 --recenter
+  (refine small/particles.star in RELION, as Refine3D/job012)
+  restore-particles Refine3D/job012/run_data.star --original run_data.star -o full.star
+
+Subsets, joined and symmetry-expanded files work, and several runs of downsample-particles
+one after the other: ORIGINAL.star is the file that the first of them was given. Optics,
+CTF and images are those of ORIGINAL.star; no image is read.
+{EXIT_CODES}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    return exit_code_of(lambda: _run(options), "Stopped; nothing was written.")
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_output(options.output, [options.refined, options.original], options.force)
+    with RelionStar(options.refined) as refined, RelionStar(options.original, options.apix) as original:
+        done = restore(refined, original, options.output, options.skip_missing)
+    if done.missing:
+        print(f"Left out: {done.missing} particles that have no original in {options.original}")
+    print(f"Done: {done.particles} full-size particles in {options.output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="restore-particles",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("refined", metavar="REFINED.star", help="downsampled particles with the alignment that was found on them")
+    add("--original", required=True, metavar="ORIGINAL.star", help="the STAR file that was downsampled")
+    add("-o", "--output", required=True, metavar="FULL.star", help="STAR file to write")
+    add("--apix", type=float, metavar="A", help="pixel size (Å/px) of ORIGINAL.star's images if it has none")
+    add("--skip-missing", action="store_true", help="leave out particles that have no original, and count them")
+    add("--force", action="store_true", help="write over FULL.star")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the command line takes particles from, a stack or a STAR file, and the STAR file that it makes of them."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.plan import DownsamplePlan
+from ..engine.job import Job
+from ..engine.tables import ParticleBlock
+from ..engine.worker import be_a_child
+from ..errors import DataError, InputError, PlanError
+from ..files import relion_labels as labels
+from ..files.image_readers import open_stack
+from ..files.relion_groups import ImageGroup
+from ..files.relion_output import NewStar, Outcome, RowWriter
+from ..files.relion_star import RelionStar
+from ..files.star import Block
+from ..files.star_rows import text_of
+
+Plans = Mapping[ImageGroup, DownsamplePlan]
+STACK_STAR = """\
+data_optics
+
+loop_
+_{group} #1
+_rlnOpticsGroupName #2
+_{apix_label} #3
+_rlnImageSize #4
+_{dimensionality} #5
+1 opticsGroup1 {apix:.9g} {box} 2
+
+data_particles
+
+loop_
+_{image} #1
+_{group} #2
+_{record[0]} #3
+_{record[1]} #4
+_{record[2]} #5
+"""
+
+
+class StackSource:
+    """A bare stack: all its images are particles, of which nothing else is known. A context manager.
+
+    Attributes
+    ----------
+    path, files : of the stack
+    groups : the one group of its particles
+    warning : what may surprise; empty here
+    """
+
+    warning = ""
+
+    def __init__(self, path: str, apix: float | None):
+        """`apix` is the pixel size (Å/px); None for what the header says."""
+        self.path, self.files = path, [path]
+        try:
+            with open_stack(path) as stack:
+                stack.check_images()
+                self._count, box, header_apix = stack.count, stack.square_box(), stack.apix
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        apix = header_apix if apix is None else apix
+        if not (math.isfinite(apix) and apix > 0) and apix == header_apix:
+            raise PlanError([f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; give it."])
+        self.groups = [ImageGroup("", box, apix, None)]
+
+    def __enter__(self) -> StackSource:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def blocks(self, plans: Plans, plan: DownsamplePlan) -> Iterator[ParticleBlock]:
+        """All images."""
+        numbers = np.arange(1, self._count + 1)
+        yield ParticleBlock(numbers, np.zeros(self._count, np.int32), [self.path], numbers, np.zeros((self._count, 2)))
+
+    def new_star(self, plans: Plans, jobs: Sequence[Job], workers: int) -> Iterator[bytes]:
+        """The text of a STAR file that holds the stacks together, of RELION 3.1 and later."""
+        ((plan, job),) = zip(plans.values(), jobs)
+        yield STACK_STAR.format(
+            group=labels.OPTICS_GROUP,
+            apix_label=labels.IMAGE_PIXEL_SIZE,
+            dimensionality=labels.DIMENSIONALITY,
+            image=labels.IMAGE,
+            record=labels.RECORD,
+            apix=plan.apix_out,
+            box=plan.box_out,
+        ).encode()
+        results = job.results()
+        for particle_id, stack, index, *_ in results[results["index"] > 0].tolist():
+            new = text_of(f"{index:06d}@{job.stacks[stack - 1].path}")
+            old = text_of(f"{particle_id:06d}@{self.path}")
+            yield f"{new} 1 {old} 0.000000 0.000000\n".encode("latin-1")
+
+
+class StarSource:
+    """A STAR file of particles. A context manager.
+
+    Attributes
+    ----------
+    path : of the file
+    files : of all images in it
+    groups : of its particles
+    warning : what may surprise; empty if nothing does
+    """
+
+    def __init__(self, path: str, apix: float | None, micrograph_apix: float | None, recentering: bool):
+        """`apix` and `micrograph_apix` are pixel sizes (Å/px) of images and micrographs, for a file without."""
+        self.path = path
+        self._star = RelionStar(path, apix, micrograph_apix)
+        try:
+            if recentering and not self._star.has_origins:
+                raise DataError(
+                    f"{path}: no origins in it (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre "
+                    "by; give the STAR file of a classification or refinement, or leave --recenter out"
+                )
+            self._particles = list(self._star.particles())
+        except BaseException:
+            self._star.close()
+            raise
+        self.files, self.groups = self._star.image_files, self._star.groups
+        has_places = set(labels.COORDINATES) & set(self._star.table.labels)
+        lacking = recentering and has_places and any(group.micrograph_apix is None for group in self.groups)
+        self.warning = LACKING_MICROGRAPH_PIXEL_SIZE if lacking else ""
+
+    def __enter__(self) -> StarSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._star.close()
+
+    def blocks(self, plans: Plans, plan: DownsamplePlan) -> Iterator[ParticleBlock]:
+        """The particles of the groups of a plan."""
+        are_wanted = np.array([plans[group] == plan for group in self.groups])
+        for some in self._particles:
+            wanted = are_wanted[some.groups]
+            columns = (some.numbers, some.files, some.indices, some.shifts)
+            numbers, files, indices, shifts = (column[wanted] for column in columns)
+            yield ParticleBlock(numbers, files, self.files, indices, shifts)
+
+    def new_star(self, plans: Plans, jobs: Sequence[Job], workers: int) -> Iterator[bytes]:
+        """The text of the STAR file of the new particles, piece after piece: worker processes rewrite the rows."""
+        self._star.file.check_unchanged()
+        new = NewStar(self._star, plans)
+        outcomes = _Outcomes(jobs, sum(block.rows for block in self._star.blocks))
+        under_way: deque[bytes | Future[bytes]] = deque()
+        context = multiprocessing.get_context("fork")  # they have the STAR file open
+        with ProcessPoolExecutor(workers, context, be_a_child, (os.getpid(),)) as pool:
+            try:
+                for piece in new.pieces():
+                    if isinstance(piece, Block):
+                        under_way.append(pool.submit(RowWriter.new_rows, new.rows, piece, outcomes.of(piece)))
+                    else:
+                        under_way.append(piece)
+                    while len(under_way) > 2 * workers:
+                        yield _finished(under_way.popleft())
+                while under_way:
+                    yield _finished(under_way.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+LACKING_MICROGRAPH_PIXEL_SIZE = (
+    "Micrograph coordinates (rlnCoordinateX, Y) stay as they are where the file does not give the micrographs' pixel "
+    "size (rlnMicrographPixelSize): particles extracted again at them would be off-centre by the shift. Give it by "
+    "--micrograph-apix."
+)
+
+
+def _finished(piece: bytes | Future[bytes]) -> bytes:
+    return piece if isinstance(piece, bytes) else piece.result()
+
+
+class _Outcomes:
+    """What became of all rows of a STAR file, of several jobs perhaps."""
+
+    def __init__(self, jobs: Sequence[Job], rows: int):
+        self._stacks = [stack.path for job in jobs for stack in job.stacks]
+        self._stack, self._image = np.zeros(rows, dtype=np.int32), np.zeros(rows, dtype=np.int64)
+        self._moved = np.zeros((rows, 2))
+        first = 0  # of the job's stacks
+        for job in jobs:
+            results = job.results()
+            places = results["particle_id"] - 1  # rows are numbered from 1
+            self._stack[places], self._image[places] = results["stack"] - 1 + first, results["index"]
+            self._moved[places, 0], self._moved[places, 1] = results["shift_x"], results["shift_y"]
+            first += len(job.stacks)
+
+    def of(self, block: Block) -> Outcome:
+        """Those of a block's rows. Few stacks are of use to it, and only those are named."""
+        rows = slice(block.first - 1, block.first - 1 + block.rows)
+        used, stack = np.unique(self._stack[rows], return_inverse=True)
+        image: NDArray[np.int64] = self._image[rows]
+        names = [self._stacks[number] for number in used.tolist()]
+        return Outcome(image > 0, names, stack.astype(np.int32), image, self._moved[rows])

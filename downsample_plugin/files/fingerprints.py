@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tells whether something is still what it was: sums of pixels, sizes and times of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+
+def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
+    """For each image of a contiguous stack, the sum of its words, modulo 2^64: a checksum that costs little."""
+    words = images.reshape(len(images), -1)
+    unsigned = np.uint64 if words[0].nbytes % 8 == 0 else np.dtype(f"u{words.itemsize}")
+    sums: NDArray[np.uint64] = words.view(unsigned).sum(axis=1, dtype=np.uint64)
+    return sums
+
+
+def checksum(sums: NDArray[np.uint64]) -> str:
+    """Of a stack, from the sums of its images in their order."""
+    return hashlib.sha256(sums.astype("<u8").tobytes()).hexdigest()
+
+
+class FileState(NamedTuple):
+    """What tells a file from another one that takes its place, and from what it was before it was written to."""
+
+    size_bytes: int
+    modified_ns: int
+    inode: int
+    #: of the last change of its bytes, name, owner or times: nobody can set it
+    changed_ns: int
+
+
+def file_state(path: str) -> FileState | None:
+    """State of a file; None if it is not there, which the run says of its particles."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+def difference(before: FileState | None, now: FileState | None) -> str:
+    """How two states of a file differ, for people; empty if they do not."""
+    if before == now:
+        return ""
+    if before is None or now is None:
+        return "it was not there" if before is None else "it is gone"
+    if before.size_bytes != now.size_bytes:
+        return f"it had {before.size_bytes} bytes and has {now.size_bytes}"
+    if before.modified_ns != now.modified_ns:
+        return "it was written to"
+    return "another file is in its place" if before.inode != now.inode else "it was written to or renamed"
+
+
+def check_unchanged(path: str, before: FileState | None) -> None:
+    """Raise InputError if a file is not what it was."""
+    found = difference(before, file_state(path))
+    if found:
+        raise InputError(
+            f"{path}: {found} since the run began, expected the same file until its end; continue the run: what was "
+            "made of the old one is made again"
+        )
