@@ -151,6 +151,18 @@ def test_all_that_the_viewers_offer_is_drawn(project, blobs, small):
     assert distances.get_legend().get_texts()[1].get_text().startswith("new center: median")
 
 
+def test_wizards_preview_any_particle_as_it_comes_out(project, blobs, small):
+    from downsample_plugin.wizards import Preview
+
+    protocol = new_downsample(project, blobs, fourierCropSize=32, recenter=True, lowpassResolution=20.0)
+    preview = Preview(protocol, lowpass_resolution=None)
+    assert preview.count == 12
+    filtered = downsample(project, blobs, fourierCropSize=32, recenter=True, lowpassResolution=20.0)
+    for run, changed in ((small, {}), (filtered, {"lowpass_resolution": 20.0})):
+        for number, item in enumerate(items_of(run.outputParticles)):
+            assert preview.image(number, **changed) == pytest.approx(image_of(item), abs=1e-6)
+
+
 @pytest.fixture
 def problems(monkeypatch):
     """What windows on problems are asked to show."""
