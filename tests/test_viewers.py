@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+from matplotlib.backend_bases import MouseButton, MouseEvent
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -42,6 +43,13 @@ def viewer_of(project, protocol):
     viewer = viewer_class(project=project, protocol=protocol)
     viewer.setProtocol(protocol)
     return viewer
+
+
+def press(figure, axis):
+    """Click into the middle of an axis."""
+    x, y = axis.transAxes.transform((0.5, 0.5))
+    for name in ("button_press_event", "button_release_event"):
+        figure.canvas.callbacks.process(name, MouseEvent(name, figure.canvas, x, y, MouseButton.LEFT))
 
 
 def test_pairs_are_numbered_through_all_stacks(here):
@@ -86,6 +94,9 @@ def test_pages(here, scipion):
     for entered, number in (("99", 12), ("0", 1), ("five", 1), ("12", 12)):
         browser.entry.set_val(entered)
         assert (browser.number, browser.entry.text) == (number, str(number))
+    for button, number in ((0, 11), (0, 10), (1, 11)):
+        press(figure, browser.buttons[button].ax)
+        assert browser.number == number
     os.remove("noise.mrcs")
     browser.show(3)
     assert "the file cannot be opened" in browser.axes[0].get_title(loc="left")
