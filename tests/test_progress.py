@@ -14,7 +14,8 @@ from downsample_plugin.engine.progress import Progress, noted_progress, progress
     [
         ((0, 100, 0.0), "0 of 100 images done (0%)"),
         ((50, 200, 5.0), "50 of 200 images done (25%), 5 a second, about 30 s left"),
-        ((100, 10000, 27.5), "100 of 10000 images done (1%), 27.5 a second, about 6 min left"),
+        ((500, 9000, 2321.7), "500 of 9000 images done (6%), 2322 a second, about 4 s left"),
+        ((100, 10000, 27.5), "100 of 10000 images done (1%), 28 a second, about 6 min left"),
         ((0, 1_000_000, 123.4), "0 of 1000000 images done (0%), 123 a second, about 2 h 15 min left"),
         ((200, 200, 5.0), "200 of 200 images done (100%)"),
         ((0, 0, 0.0), "0 of 0 images done (0%)"),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
+from matplotlib.backend_bases import MouseButton, MouseEvent
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -42,6 +43,13 @@ def viewer_of(project, protocol):
     viewer = viewer_class(project=project, protocol=protocol)
     viewer.setProtocol(protocol)
     return viewer
+
+
+def press(figure, axis):
+    """Click into the middle of an axis."""
+    x, y = axis.transAxes.transform((0.5, 0.5))
+    for name in ("button_press_event", "button_release_event"):
+        figure.canvas.callbacks.process(name, MouseEvent(name, figure.canvas, x, y, MouseButton.LEFT))
 
 
 def test_pairs_are_numbered_through_all_stacks(here):
@@ -86,6 +94,9 @@ def test_pages(here, scipion):
     for entered, number in (("99", 12), ("0", 1), ("five", 1), ("12", 12)):
         browser.entry.set_val(entered)
         assert (browser.number, browser.entry.text) == (number, str(number))
+    for button, number in ((0, 11), (0, 10), (1, 11)):
+        press(figure, browser.buttons[button].ax)
+        assert browser.number == number
     os.remove("noise.mrcs")
     browser.show(3)
     assert "the file cannot be opened" in browser.axes[0].get_title(loc="left")
@@ -149,6 +160,18 @@ def test_all_that_the_viewers_offer_is_drawn(project, blobs, small):
     top, bottom = places.get_ylim()[::-1]
     assert top < bottom  # y down, as the images are shown
     assert distances.get_legend().get_texts()[1].get_text().startswith("new center: median")
+
+
+def test_wizards_preview_any_particle_as_it_comes_out(project, blobs, small):
+    from downsample_plugin.wizards import Preview
+
+    protocol = new_downsample(project, blobs, fourierCropSize=32, recenter=True, lowpassResolution=20.0)
+    preview = Preview(protocol, lowpass_resolution=None)
+    assert preview.count == 12
+    filtered = downsample(project, blobs, fourierCropSize=32, recenter=True, lowpassResolution=20.0)
+    for run, changed in ((small, {}), (filtered, {"lowpass_resolution": 20.0})):
+        for number, item in enumerate(items_of(run.outputParticles)):
+            assert preview.image(number, **changed) == pytest.approx(image_of(item), abs=1e-6)
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ class Progress(NamedTuple):
         if not self.per_second or self.done >= self.total:
             return line
         left = (self.total - self.done) / self.per_second
-        return f"{line}, {self.per_second:.3g} a second, about {_time(left)} left"
+        rate = f"{self.per_second:.0f}" if self.per_second >= 10 else f"{self.per_second:.2g}"
+        return f"{line}, {rate} a second, about {_time(left)} left"
 
 
 def _time(seconds: float) -> str:

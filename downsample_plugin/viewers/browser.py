@@ -26,6 +26,7 @@ class Browser:
     ----------
     number : of the particle that is shown, from 1
     entry, lowpass : the widgets for its number and for the resolution (Å), 0 for none
+    buttons : one page back, one page on
     axes : those of the two images
     """
 
@@ -45,8 +46,8 @@ class Browser:
         )
         self.lowpass.valtext.set_text(f"{EYE_RESOLUTION:.0f} Å")
         self.lowpass.on_changed(lambda _: self.show(self.number))
-        self._figure, self._widgets = figure, (back, on)  # Matplotlib itself keeps no widgets
-        figure.browser = self
+        self._figure, self.buttons = figure, (back, on)
+        figure.browser = self  # Matplotlib itself keeps no widgets
         self.show(1)
 
     def _entered(self, text):
