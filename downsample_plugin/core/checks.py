@@ -28,7 +28,7 @@ def check(plan: DownsamplePlan) -> None:
 
 def impossibilities(plan: DownsamplePlan) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
-    return _input_problems(plan) or box_problems(plan) or filter_problems(plan) + _normalize_problems(plan)
+    return _input_problems(plan) or _box_problems(plan) or _filter_problems(plan) + _normalize_problems(plan)
 
 
 def problems(plan: DownsamplePlan) -> list[str]:
@@ -43,7 +43,7 @@ def _input_problems(plan: DownsamplePlan) -> list[str]:
             f"Box of the particles: got {plan.box_in} px, expected {SMALLEST_BOX} to {LARGEST_BOX} px; "
             "connect other particles."
         )
-    if not positive(plan.apix_in):
+    if not _positive(plan.apix_in):
         found.append(
             f"Sampling rate of the particles: got {plan.apix_in} Å/px, expected a number above 0; "
             "set the pixel size of the particles first."
@@ -51,8 +51,7 @@ def _input_problems(plan: DownsamplePlan) -> list[str]:
     return found
 
 
-def box_problems(plan: DownsamplePlan) -> list[str]:
-    """What is wrong with the boxes and the pixel size that are asked for."""
+def _box_problems(plan: DownsamplePlan) -> list[str]:
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
             f"Both a desired pixel size ({plan.target_pixel_size} Å/px) and a Fourier crop to box size "
@@ -71,7 +70,7 @@ def _pixel_size_problems(plan: DownsamplePlan) -> list[str]:
     if target is None:
         return []
     what = f"Desired approx. pixel size: got {target} Å/px, expected "
-    if not positive(target):
+    if not _positive(target):
         return [what + "a number above 0; give a pixel size in Å/px or leave it empty."]
     if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
         return [
@@ -95,14 +94,13 @@ def _fourier_crop_problems(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def filter_problems(plan: DownsamplePlan) -> list[str]:
-    """What is wrong with the filters, if the boxes are right."""
+def _filter_problems(plan: DownsamplePlan) -> list[str]:
     found = []
     for name, resolution in (
         ("Lowpass", plan.lowpass_resolution),
         ("Highpass", plan.highpass_resolution),
     ):
-        if resolution is not None and not positive(resolution):
+        if resolution is not None and not _positive(resolution):
             found.append(
                 f"{name} resolution: got {resolution} Å, expected a number above 0; "
                 "give a resolution in Å or leave it empty."
@@ -125,7 +123,7 @@ def filter_problems(plan: DownsamplePlan) -> list[str]:
             )
     if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH and not 1 <= plan.filter_order <= 1000:
         found.append(f"Filter order: got {plan.filter_order}, expected 1 to 1000; 8 is usual.")
-    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not positive(plan.filter_width):
+    if plan.filtered and plan.filter_shape is FilterShape.RAISED_COSINE and not _positive(plan.filter_width):
         found.append(f"Filter width: got {plan.filter_width} Fourier shells, expected a number above 0; 2 is usual.")
     return found
 
@@ -134,7 +132,7 @@ def _normalize_problems(plan: DownsamplePlan) -> list[str]:
     if not plan.normalize:
         return []
     radius = plan.background_radius_px
-    if positive(radius) and radius <= plan.box_out / 2:
+    if _positive(radius) and radius <= plan.box_out / 2:
         return []
     return [
         f"Background radius: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
@@ -162,12 +160,13 @@ def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
 
 def warnings(plan: DownsamplePlan) -> list[str]:
     """What may surprise, for a plan without problems."""
-    return resolution_warnings(plan) + _deviation_warning(plan) + _float16_warning(plan)
-
-
-def resolution_warnings(plan: DownsamplePlan) -> list[str]:
-    """What may surprise of the output's box, pixel size and resolution."""
-    return _pixel_size_warning(plan) + _prime_warning(plan) + _lowpass_warning(plan)
+    return (
+        _pixel_size_warning(plan)
+        + _prime_warning(plan)
+        + _lowpass_warning(plan)
+        + _deviation_warning(plan)
+        + _float16_warning(plan)
+    )
 
 
 def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
@@ -176,7 +175,7 @@ def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
         return []
     return [
         f"Pixel size: {target:.5g} Å/px was asked for, {plan.apix_out:.5g} Å/px comes out: the nearest that "
-        f"an even box ({plan.box_out} px) over the same field of view allows. The output carries the true one."
+        f"an even box ({plan.box_out} px) over the same field of view allows. The output set carries the true one."
     ]
 
 
@@ -218,6 +217,5 @@ def _float16_warning(plan: DownsamplePlan) -> list[str]:
     ]
 
 
-def positive(number: float) -> bool:
-    """Whether a number is above 0 and no product of it overflows."""
+def _positive(number: float) -> bool:
     return 0 < number < LARGEST_NUMBER  # never for one that is none

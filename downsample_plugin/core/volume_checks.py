@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..errors import PlanError
 from . import checks
-from .checks import SMALLEST_BOX
+from .checks import LARGEST_NUMBER, SMALLEST_BOX
+from .plan import DownsamplePlan
 from .volume_plan import VolumePlan
 
 LARGEST_VOLUME_BOX = 2048  # px; 32 GB
@@ -20,12 +23,13 @@ def check(plan: VolumePlan) -> None:
 
 def problems(plan: VolumePlan) -> list[str]:
     """Why a request is refused; empty if it is not. Later checks build on earlier ones."""
-    return _input_problems(plan) or _size_problems(plan) or _filter_problems(plan) or _nothing_to_do(plan)
+    return _input_problems(plan) or _size_problems(plan) or _other_problems(plan) or _nothing_to_do(plan)
 
 
 def warnings(plan: VolumePlan) -> list[str]:
     """What may surprise, for a plan without problems."""
-    return checks.resolution_warnings(plan) + _finer_warning(plan)
+    without_deviation = dataclasses.replace(plan, normalize=True)  # which matters for particles only
+    return checks.warnings(without_deviation) + _finer_warning(plan)
 
 
 def _input_problems(plan: VolumePlan) -> list[str]:
@@ -35,7 +39,7 @@ def _input_problems(plan: VolumePlan) -> list[str]:
             f"Box of the volume: got {plan.box_in} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; "
             "give another volume."
         )
-    if not checks.positive(plan.apix_in):
+    if not _positive(plan.apix_in):
         found.append(
             f"Sampling rate of the volume: got {plan.apix_in} Å/px, expected a number above 0; "
             "set the pixel size of the volume first."
@@ -50,7 +54,7 @@ def _size_problems(plan: VolumePlan) -> list[str]:
                 f"Crop / pad to box size: got {plan.crop_size} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; "
                 "give a box in that range, or leave it empty to keep the box."
             ]
-        return checks.box_problems(plan)
+        return []
     if (plan.crop_size, plan.target_pixel_size, plan.fourier_crop_size) != (None, None, None):
         return [
             "Particles or volume to fit: they are given, and so is a box or a pixel size, expected one of them; leave "
@@ -61,7 +65,7 @@ def _size_problems(plan: VolumePlan) -> list[str]:
 
 def _like_problems(like_box: int, plan: VolumePlan) -> list[str]:
     what = "Particles or volume to fit: "
-    if not checks.positive(plan.apix_out):
+    if not _positive(plan.apix_out):
         return [f"{what}got {plan.like_apix} Å/px, expected a number above 0; set their pixel size first."]
     if not SMALLEST_BOX <= like_box <= LARGEST_VOLUME_BOX:
         return [f"{what}got a box of {like_box} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; give others."]
@@ -73,13 +77,26 @@ def _like_problems(like_box: int, plan: VolumePlan) -> list[str]:
     return []
 
 
-def _filter_problems(plan: VolumePlan) -> list[str]:
+def _other_problems(plan: VolumePlan) -> list[str]:
     if plan.is_mask and plan.highpass_resolution is not None:
         return [
             f"Highpass resolution: got {plan.highpass_resolution:g} Å, expected none for a mask (of which nothing but "
             "its edge would remain); leave it empty."
         ]
-    return checks.filter_problems(plan)
+    return checks.impossibilities(plan if plan.like_box is None else _filters_of(plan))
+
+
+def _filters_of(plan: VolumePlan) -> DownsamplePlan:
+    """The filters of a plan that fits others, for a box of the output's: nothing else is left to check."""
+    return DownsamplePlan(
+        plan.box_out,
+        plan.apix_out,
+        lowpass_resolution=plan.lowpass_resolution,
+        highpass_resolution=plan.highpass_resolution,
+        filter_shape=plan.filter_shape,
+        filter_order=plan.filter_order,
+        filter_width=plan.filter_width,
+    )
 
 
 def _nothing_to_do(plan: VolumePlan) -> list[str]:
@@ -98,3 +115,7 @@ def _finer_warning(plan: VolumePlan) -> list[str]:
         f"Pixel size: the output is finer ({plan.apix_out:.5g} Å/px) than the volume ({plan.apix_in:.5g} Å/px); it "
         f"holds no detail beyond the volume's own Nyquist limit of {2 * plan.apix_in:.4g} Å."
     ]
+
+
+def _positive(number: float) -> bool:
+    return 0 < number < LARGEST_NUMBER  # never for one that is none

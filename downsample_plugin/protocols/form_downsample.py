@@ -19,8 +19,10 @@ HALF_THE_OUTPUT_BOX = -1
 def defineDownsampleForm(form):
     """Add all parameters to a protocol's form."""
     _defineInput(form)
-    _defineBox(form)
-    _defineFilters(form)
+    form.addSection(label="Downsampling")
+    defineBox(form)
+    _defineRecentring(form)
+    defineFilters(form)
     _defineOutput(form)
     _defineStreaming(form)
     form.addParallelSection(threads=4, mpi=1)
@@ -70,13 +72,7 @@ def _defineInput(form):
     addReadingParam(form)
 
 
-def _defineBox(form):
-    form.addSection(label="Downsampling")
-    addBoxParams(form)
-    _addRecentringParams(form)
-
-
-def addBoxParams(form):
+def defineBox(form):
     """Add the boxes and the pixel size, of particles or volumes."""
     form.addParam(
         "cropSize",
@@ -111,7 +107,7 @@ def addBoxParams(form):
     )
 
 
-def _addRecentringParams(form):
+def _defineRecentring(form):
     form.addParam(
         "recenter",
         params.BooleanParam,
@@ -137,13 +133,8 @@ def _addRecentringParams(form):
     )
 
 
-def _defineFilters(form):
-    addCornerParams(form)
-    _addEdgeParams(form)
-
-
-def addCornerParams(form):
-    """Add the resolutions of the filters, of particles or volumes."""
+def defineFilters(form):
+    """Add the filters, of particles or volumes."""
     form.addParam(
         "lowpassResolution",
         params.FloatParam,
@@ -163,9 +154,6 @@ def addCornerParams(form):
         "gain is "
         "1/2 at this resolution. Give a number well above the particle's diameter. Empty: no filter. Example: 400",
     )
-
-
-def _addEdgeParams(form):
     form.addParam(
         "filterShape",
         params.EnumParam,
