@@ -36,7 +36,7 @@ STAR_HEAD = """\
 """
 PROGRAM = """
 import json, os, resource, sys, time
-from downsample_plugin import cli
+from downsample_plugin.command import downsample_particles as cli
 code = cli.main(sys.argv[1:])
 own = resource.getrusage(resource.RUSAGE_SELF)
 sys.stderr.write(json.dumps({"seconds": own.ru_utime + own.ru_stime, "megabytes": own.ru_maxrss / 1024}))

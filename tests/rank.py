@@ -8,8 +8,8 @@ import os
 import sys
 import time
 
-from downsample_plugin.engine import crew_folder, hands, run, worker
 from downsample_plugin import __main__
+from downsample_plugin.engine import crew_folder, hands, runner, worker
 
 PAUSE, PATIENCE = map(float, sys.argv[1:3])
 
@@ -22,7 +22,7 @@ def slow_piece(piece):
 if __name__ == "__main__":
     worker.end_with(os.getppid())
     hands.run_piece = slow_piece
-    run.BYTES_PER_PIECE = 1 << 16
+    runner.BYTES_PER_PIECE = 1 << 16
     crew_folder.PATIENCE = PATIENCE
     del sys.argv[1:3]
     sys.exit(__main__.main())

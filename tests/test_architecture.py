@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The core and the program know nothing of Scipion, and start quickly without it."""
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import downsample_plugin
 
@@ -29,7 +32,9 @@ def python(code):
 def test_core_and_program_work_with_scipion_blocked():
     done = python("""
 import numpy as np
-from downsample_plugin import cli, cli_volumes, map_picture, picture, simulate
+from downsample_plugin import simulate
+from downsample_plugin.command import downsample_particles, downsample_volumes, restore_particles
+from downsample_plugin.pictures import maps, particles
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
@@ -47,11 +52,36 @@ def test_the_block_blocks():
 def test_only_the_scipion_layer_imports_it():
     """The program pulls in no picture library either: a cluster starts it a thousand times."""
     done = python("""
-from downsample_plugin import cli, cli_volumes
+from downsample_plugin.command import downsample_particles, downsample_volumes, restore_particles
 heavy = [name for name in ("matplotlib", "scipy.signal", "tkinter", "PyQt5") if name in sys.modules]
 assert not heavy, heavy
 """)
     assert done.returncode == 0, done.stderr
+
+
+ROOMS = ("core", "files", "engine", "pictures", "command")  # each may import from those before it
+SCIPION = {"protocols": ROOMS[:4], "wizards": (*ROOMS[:4], "protocols"), "viewers": (*ROOMS[:4], "protocols")}
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *SCIPION])
+def test_rooms_lean_on_those_below(room):
+    """What is in no room, errors and such, is open to all but leans on none."""
+    allowed = {room, *(SCIPION[room] if room in SCIPION else ROOMS[: ROOMS.index(room)])}
+    folder = Path(downsample_plugin.__file__).parent
+    for path in (folder / room).rglob("*.py"):
+        for imported in imports_of(path, folder):
+            assert imported in allowed or not (folder / imported).is_dir(), f"{path.name} imports {imported}"
+    for name in ("errors", "words", "simulate"):
+        assert set(imports_of(folder / f"{name}.py", folder)) <= {"core"}
+
+
+def imports_of(path, folder):
+    """The first part, below the package, of what a module imports of it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = path.relative_to(folder).parts[: -node.level]
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield [*parts, *name.split(".")][0]
 
 
 def test_nothing_that_is_read_is_run():

@@ -216,7 +216,7 @@ def test_no_memory_on_a_headers_word(here):
     make("good.mrcs", noise())
     job = write_job("job", PLAN, [Row(1, 1, "huge.mrcs", 0, 0), Row(2, 1, "good.mrcs", 0, 0)], 10)
     code = (
-        "import resource, sys; from downsample_plugin import cli; "
+        "import resource, sys; from downsample_plugin.command import downsample_particles as cli; "
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
         f"resource.setrlimit(resource.RLIMIT_AS, (used + {MEMORY_LIMIT},) * 2); "
         "sys.exit(cli.main(sys.argv[1:]))"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The protocol under MPI and under a real queue, with README's hosts.conf: the same bytes, and nothing lost.
+"""The protocol under MPI and a real queue, with the hosts.conf of docs/cluster.md: the same bytes, and nothing lost.
 
 The command by itself under mpirun and srun: test_crew.py.
 """

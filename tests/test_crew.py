@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from downsample_plugin.engine import crew, crew_folder, pieces, run
 from downsample_plugin.core import DownsamplePlan
+from downsample_plugin.engine import crew, crew_folder, pieces, runner
 from downsample_plugin.engine.crew import leading
 from downsample_plugin.engine.ranks import Launch
 from downsample_plugin.engine.worker import DONE
@@ -192,7 +192,7 @@ def test_a_launch_that_cannot_be_told_from_one_that_is_there(here, monkeypatch):
     with leading("job", launch) as first, leading("job", launch) as second:
         assert first.size == 2
         assert second.size == 1
-        run.run_job(job, job.stacks, 1, lambda count: None, False, second)
+        runner.run_job(job, job.stacks, 1, lambda count: None, False, second)
         monkeypatch.setattr(crew_folder, "PATIENCE", 0)
     assert job.is_finished()
 
@@ -420,7 +420,7 @@ def test_helpers_that_never_come(here, monkeypatch):
     job = new_job("job")
     start = time.monotonic()
     with leading("job", Launch(0, 3, 3, "0" * 16)) as found:
-        run.run_job(job, job.stacks, 1, lambda count: None, False, found)
+        runner.run_job(job, job.stacks, 1, lambda count: None, False, found)
         time.sleep(2)
     assert 3 < time.monotonic() - start < 4
     assert job.is_finished()

@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 import pytest
 
-from downsample_plugin.engine import run
 from downsample_plugin.command import command_line
 from downsample_plugin.core import DownsamplePlan
+from downsample_plugin.engine import runner
 from downsample_plugin.engine.job import Job
 from downsample_plugin.errors import DataError
 
@@ -199,7 +199,7 @@ def test_a_disk_that_fills_up_meanwhile(here, undisturbed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("downsample_plugin.files.stack_writer.os.pwrite", until_full)
         with pytest.raises(DataError, match=r"full: the output cannot be written \(No space left on device\)"):
-            run.run_job(job, job.stacks, 2, lambda count: None)
+            runner.run_job(job, job.stacks, 2, lambda count: None)
     with pytest.raises(DataError, match="No space left on device"):
         job.check_done(skip_corrupt=False)
     assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
@@ -217,7 +217,7 @@ def test_a_disk_without_locks(here, undisturbed, monkeypatch):
     monkeypatch.setattr("downsample_plugin.files.whole_files.fcntl.flock", no_lock)
     others = Path(job.folder, "particles_000001.mrcs.0123456789abcdef.part")
     others.touch()
-    run.run_job(job, job.stacks, 2, lambda count: None)
+    runner.run_job(job, job.stacks, 2, lambda count: None)
     assert others.exists()
     others.unlink()
     assert stacks_of(job) == undisturbed[1]
@@ -228,18 +228,18 @@ def test_unfinished_stacks_of_other_parts_are_left_alone(here, undisturbed):
     job = new_job("parts")
     others = Path(job.folder, "particles_000002.mrcs.0123456789abcdef.part")
     others.touch()
-    run.run_job(job, job.share(1, 2), 2, lambda count: None)
+    runner.run_job(job, job.share(1, 2), 2, lambda count: None)
     assert others.exists()
-    run.run_job(job, job.share(2, 2), 2, lambda count: None)
+    runner.run_job(job, job.share(2, 2), 2, lambda count: None)
     assert stacks_of(job) == undisturbed[1]
 
 
 def test_a_disk_without_room_is_refused_before_any_work(here, monkeypatch):
     job = new_job("no_room")
     usage = type("Usage", (), {"free": 1_500_000})
-    monkeypatch.setattr("downsample_plugin.engine.run.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("downsample_plugin.engine.runner.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(DataError, match="no_room: the disk has room for 2 MB, expected 20 MB for 5 output stacks"):
-        run.run_job(job, job.stacks, 2, lambda count: None)
+        runner.run_job(job, job.stacks, 2, lambda count: None)
 
 
 @pytest.mark.parametrize("harm", ["a byte", "an image", "cut short", "header", "no record", "record", "table"])

@@ -11,10 +11,10 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin.engine import run, worker
 from downsample_plugin.command import downsample_particles as cli
 from downsample_plugin.command.command_line import EXIT_DATA, EXIT_USAGE
 from downsample_plugin.core import DownsamplePlan, downsample_images, downsampler
+from downsample_plugin.engine import runner, worker
 from downsample_plugin.engine.job import Job
 from downsample_plugin.errors import DataError, InputError
 from downsample_plugin.files import library_readers
@@ -79,7 +79,7 @@ def test_replaced_during_the_run(here, monkeypatch, capsys, replace, piece):
     write_stack("in.mrcs", noise(1))
     with monkeypatch.context() as patch:
         patch.setattr(worker, "split_shift", after(piece, lambda: replace("in.mrcs", noise(2))))
-        patch.setattr(run, "BYTES_PER_PIECE", 10 * 4 * BOX**2)
+        patch.setattr(runner, "BYTES_PER_PIECE", 10 * 4 * BOX**2)
         assert command("in.mrcs") == EXIT_DATA
     said = capsys.readouterr().err
     assert re.search(r"in\.mrcs: (another file is in its place|it was written to or renamed) since the run began", said)
@@ -92,7 +92,7 @@ def test_replaced_during_the_run(here, monkeypatch, capsys, replace, piece):
 def test_replaced_before_the_results_are_registered(here, replace):
     write_stack("in.mrcs", noise(1))
     job = write_job("job", PLAN, (Row(i, i, "in.mrcs", 0, 0) for i in range(1, COUNT + 1)), 10)
-    run.run_job(job, job.stacks, 1, lambda count: None)
+    runner.run_job(job, job.stacks, 1, lambda count: None)
     job.check_done(skip_corrupt=False)
     replace("in.mrcs", noise(2))
     with pytest.raises(InputError, match=r"in\.mrcs: .* since the run began, expected the same file until its end"):
@@ -110,11 +110,11 @@ def test_replaced_between_stop_and_continue(here, replace):
         return write_job("job", PLAN, rows, 20)
 
     job = new_job()
-    run.run_job(job, job.stacks[:3], 1, lambda count: None)  # stopped before the last
+    runner.run_job(job, job.stacks[:3], 1, lambda count: None)  # stopped before the last
     before = [os.stat(stack.path).st_mtime_ns for stack in job.stacks[:3]]
     replace("in_1.mrcs", noise(3))
     job = new_job()
-    run.run_job(job, job.stacks, 1, lambda count: None)
+    runner.run_job(job, job.stacks, 1, lambda count: None)
     job.check_done(skip_corrupt=False)
     made = np.concatenate([images_of_file(stack.path) for stack in job.stacks])
     assert np.array_equal(made, small(np.concatenate([noise(3), noise(2)])))
@@ -128,7 +128,7 @@ def test_a_folder_that_was_moved_or_copied_goes_on(here, monkeypatch):
     monkeypatch.chdir("project")
     write_stack("in.mrcs", noise(1))
     job = write_job("job", PLAN, (Row(i, i, "in.mrcs", 0, 0) for i in range(1, COUNT + 1)), 10)
-    run.run_job(job, job.stacks[:2], 1, lambda count: None)
+    runner.run_job(job, job.stacks[:2], 1, lambda count: None)
     made = [os.stat(stack.path).st_mtime_ns for stack in job.stacks[:2]]
     for name, how in (("moved", os.rename), ("copied", shutil.copytree)):
         os.chdir("..")
@@ -139,7 +139,7 @@ def test_a_folder_that_was_moved_or_copied_goes_on(here, monkeypatch):
         if name == "moved":
             assert [stack.is_done() for stack in again.stacks] == [True, True, False, False]
             assert [os.stat(stack.path).st_mtime_ns for stack in again.stacks[:2]] == made
-        run.run_job(again, again.stacks, 1, lambda count: None)
+        runner.run_job(again, again.stacks, 1, lambda count: None)
         assert again.check_done(skip_corrupt=False) == 0
         assert np.array_equal(np.concatenate([images_of_file(s.path) for s in again.stacks]), small(noise(1)))
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from downsample_plugin.core.filters import plan_gain
 from downsample_plugin.core.plan import DownsamplePlan, FilterShape, Recenter
 from downsample_plugin.core.spectra import RadialPower
-from downsample_plugin.engine.run import run_job
+from downsample_plugin.engine.runner import run_job
 from downsample_plugin.errors import DataError
 from downsample_plugin.pictures.particles import (
     BAR_COLOR,

@@ -11,11 +11,11 @@ import mrcfile
 import numpy as np
 import pytest
 
-from downsample_plugin.engine import hands, run
 from downsample_plugin.command import command_line
 from downsample_plugin.command import downsample_particles as cli
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.core.plan import Recenter
+from downsample_plugin.engine import hands, runner
 from downsample_plugin.errors import DataError, PlanError
 
 from .scipion_sets import Row, results_of, write_job, write_stack
@@ -86,7 +86,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(here):
 
 
 def test_more_pieces_than_are_under_way_at_once(here, monkeypatch):
-    monkeypatch.setattr("downsample_plugin.engine.run.BYTES_PER_PIECE", 3 * 4 * BOX**2)
+    monkeypatch.setattr("downsample_plugin.engine.runner.BYTES_PER_PIECE", 3 * 4 * BOX**2)
     rows, images = scattered(100)
     job = write_job("job", PLAN, rows, per_stack=40)
     assert cli.main([job.path, "--jobs", "2"]) == 0
@@ -98,12 +98,12 @@ def test_more_pieces_than_are_under_way_at_once(here, monkeypatch):
 @pytest.mark.parametrize("workers, pieces", [(1, 4), (2, 8), (5, 20), (20, 20)])
 def test_small_stacks_are_cut_finer_so_that_all_workers_have_some(here, monkeypatch, workers, pieces):
     """A usual piece would have 32 images; the smallest has two."""
-    monkeypatch.setattr("downsample_plugin.engine.run.BYTES_PER_PIECE", 32 * 4 * BOX**2)
+    monkeypatch.setattr("downsample_plugin.engine.runner.BYTES_PER_PIECE", 32 * 4 * BOX**2)
     put, handed = hands.Hands.put, []
     monkeypatch.setattr(hands.Hands, "put", lambda self, *piece: (handed.append(piece), put(self, *piece)))
     rows, _ = scattered(40)
     job = write_job("job", PLAN, rows, per_stack=20)
-    run.run_job(job, job.stacks, workers, lambda count: None)
+    runner.run_job(job, job.stacks, workers, lambda count: None)
     assert len(handed) == pieces
     assert job.is_finished()
 

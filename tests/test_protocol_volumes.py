@@ -10,6 +10,7 @@ import pytest
 
 from downsample_plugin import headless
 from downsample_plugin.core import volume_checks
+from downsample_plugin.core.plan import FilterShape
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.simulate import particle_phantom
@@ -19,7 +20,7 @@ from .scipion_sets import connect, downsample, particle, particle_set, register,
 from .test_protocol_form import DEFAULTS, PARAMETERS
 
 BOX, APIX = 48, 1.5
-OUTPUTS = {"Volume": "outputVolume", "VolumeMask": "outputMask", "SetOfVolumes": "outputVolumes"}
+SIZES = ("cropSize", "targetPixelSize", "fourierCropSize")
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,14 @@ def test_a_set_of_volumes(project, maps):
     assert protocol.summary()[1] == "3 half maps went along"
 
 
+def test_a_raised_cosine(project, maps):
+    source = given(project, lambda folder: volume_in(folder, maps[:1]))
+    protocol = run(project, source, lowpassResolution=8.0, filterShape=1, filterWidth=3.0)
+    plan = VolumePlan(BOX, APIX, lowpass_resolution=8.0, filter_shape=FilterShape.RAISED_COSINE, filter_width=3.0)
+    assert np.array_equal(data_of(protocol.outputVolume.getFileName()), downsample_volume(maps[0], plan))
+    assert "was low-pass filtered at 8 Å (raised cosine, 3 Fourier shells wide) with" in protocol._methods()[0]
+
+
 def test_the_output_is_an_input_again(project, maps):
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     first = run(project, source, fourierCropSize=32)
@@ -198,7 +207,9 @@ def test_the_output_is_an_input_again(project, maps):
 def test_names_and_labels_are_those_of_particles(project, maps):
     protocol = new(project, given(project, lambda folder: volume_in(folder, maps[:1])))
     labels = {name: param.getLabel() for name, param in protocol.getDefinition().iterParams()}
-    for name in ("cropSize", "targetPixelSize", "fourierCropSize", "lowpassResolution", "highpassResolution"):
+    shared = set(labels) & set(PARAMETERS)
+    assert shared == {*SIZES, "lowpassResolution", "highpassResolution", "filterShape", "filterOrder", "filterWidth"}
+    for name in shared:
         assert labels[name] == PARAMETERS[name]
         assert getattr(protocol, name).get() == DEFAULTS[name]
         assert len(protocol.getParam(name).getHelp()) > 60
@@ -216,6 +227,7 @@ def test_names_and_labels_are_those_of_particles(project, maps):
         ({"targetPixelSize": 3.0, "fourierCropSize": 20}, {"target_pixel_size": 3.0, "fourier_crop_size": 20}),
         ({"cropSize": 4}, {"crop_size": 4}),
         ({"lowpassResolution": -1.0}, {"lowpass_resolution": -1.0}),
+        ({"lowpassResolution": 8.0, "filterOrder": 0}, {"lowpass_resolution": 8.0, "filter_order": 0}),
     ],
 )
 def test_refusals_are_the_plans_own_words(project, maps, settings, plan):

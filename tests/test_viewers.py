@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from downsample_plugin.core.plan import DownsamplePlan, Recenter
-from downsample_plugin.engine.run import run_job
+from downsample_plugin.engine.runner import run_job
 from downsample_plugin.engine.tables import BadParticle, list_bad_particles, listed_particles
 from downsample_plugin.pictures.sample import Pairs
 from downsample_plugin.simulate import Phantom

@@ -31,7 +31,7 @@ from ..engine.job import Job, refusal  # noqa: E402
 from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK  # noqa: E402
 from ..engine.progress import progress  # noqa: E402
 from ..engine.ranks import Launch, launched  # noqa: E402
-from ..engine.run import Crew, run_job  # noqa: E402
+from ..engine.runner import Crew, run_job  # noqa: E402
 from ..errors import PlanError  # noqa: E402
 from .command_line import EXIT_CODES, EXIT_STOPPED, exit_code_of  # noqa: E402
 from .downsampling import Request, convert  # noqa: E402

@@ -13,7 +13,7 @@ from ..core.plan import DownsamplePlan, Recenter
 from ..engine.job import Job, check_done
 from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK
 from ..engine.progress import progress
-from ..engine.run import Crew, run_job
+from ..engine.runner import Crew, run_job
 from ..errors import PlanError
 from ..files.relion_groups import ImageGroup
 from ..files.star_rows import text_of

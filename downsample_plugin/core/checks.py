@@ -32,8 +32,8 @@ def impossibilities(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
     """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
     return (
         _input_problems(plan, names)
-        or box_problems(plan, names)
-        or filter_problems(plan, names) + _normalize_problems(plan, names)
+        or _box_problems(plan, names)
+        or _filter_problems(plan, names) + _normalize_problems(plan, names)
     )
 
 
@@ -57,8 +57,7 @@ def _input_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     return found
 
 
-def box_problems(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
-    """What is wrong with the boxes and the pixel size that are asked for."""
+def _box_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
             f"{names.pixel_size} ({plan.target_pixel_size} Å/px) and {names.fourier_crop} "
@@ -101,8 +100,7 @@ def _fourier_crop_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     ]
 
 
-def filter_problems(plan: DownsamplePlan, names: Names = FORM) -> list[str]:
-    """What is wrong with the filters, if the boxes are right."""
+def _filter_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     found = []
     for name, resolution in (
         (names.lowpass, plan.lowpass_resolution),

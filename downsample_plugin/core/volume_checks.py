@@ -7,6 +7,7 @@ from ..errors import PlanError
 from . import checks
 from .checks import SMALLEST_BOX
 from .names import FORM, Names
+from .plan import DownsamplePlan
 from .volume_plan import VolumePlan
 
 LARGEST_VOLUME_BOX = 2048  # px; 32 GB
@@ -21,7 +22,7 @@ def check(plan: VolumePlan, names: Names = FORM) -> None:
 
 def problems(plan: VolumePlan, names: Names = FORM) -> list[str]:
     """Why a request is refused; empty if it is not. Later checks build on earlier ones."""
-    return _input_problems(plan) or _size_problems(plan, names) or _filter_problems(plan, names) or _nothing_to_do(plan)
+    return _input_problems(plan) or _size_problems(plan, names) or _other_problems(plan, names) or _nothing_to_do(plan)
 
 
 def warnings(plan: VolumePlan, names: Names = FORM) -> list[str]:
@@ -51,7 +52,7 @@ def _size_problems(plan: VolumePlan, names: Names) -> list[str]:
                 f"{names.crop}: got {plan.crop_size} px, expected {SMALLEST_BOX} to {LARGEST_VOLUME_BOX} px; give a "
                 f"box in that range, or {names.leave_out} to keep the box."
             ]
-        return checks.box_problems(plan, names)
+        return []
     if (plan.crop_size, plan.target_pixel_size, plan.fourier_crop_size) != (None, None, None):
         return [
             f"{names.like}: it is given, and so is a box or a pixel size, expected one of them; give one or the other."
@@ -73,13 +74,26 @@ def _like_problems(like_box: int, plan: VolumePlan, names: Names) -> list[str]:
     return []
 
 
-def _filter_problems(plan: VolumePlan, names: Names) -> list[str]:
+def _other_problems(plan: VolumePlan, names: Names) -> list[str]:
     if plan.is_mask and plan.highpass_resolution is not None:
         return [
             f"{names.highpass}: got {plan.highpass_resolution:g} Å, expected none for a mask (of which nothing but its "
             f"edge would remain); {names.leave_out}."
         ]
-    return checks.filter_problems(plan, names)
+    return checks.impossibilities(plan if plan.like_box is None else _filters_of(plan), names)
+
+
+def _filters_of(plan: VolumePlan) -> DownsamplePlan:
+    """The filters of a plan that fits others, for a box of the output's: nothing else is left to check."""
+    return DownsamplePlan(
+        plan.box_out,
+        plan.apix_out,
+        lowpass_resolution=plan.lowpass_resolution,
+        highpass_resolution=plan.highpass_resolution,
+        filter_shape=plan.filter_shape,
+        filter_order=plan.filter_order,
+        filter_width=plan.filter_width,
+    )
 
 
 def _nothing_to_do(plan: VolumePlan) -> list[str]:

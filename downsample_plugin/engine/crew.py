@@ -58,7 +58,7 @@ from .job import Job
 from .output_stack import write_json
 from .pieces import StackInPieces, StackUnderWay
 from .ranks import Launch
-from .run import Crew
+from .runner import Crew
 from .worker import PieceDone
 
 PATIENCE_OF_FAILED = 10.0  # s that a leader that has failed waits for helpers: they may just be starting

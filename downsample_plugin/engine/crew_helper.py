@@ -35,7 +35,7 @@ from .hands import Hands
 from .job import Job
 from .pieces import StackInPieces
 from .ranks import Launch
-from .run import in_words
+from .runner import in_words
 
 
 class _Over(Exception):

@@ -24,9 +24,9 @@ def defineDownsampleForm(form):
     """Add all parameters to a protocol's form."""
     _defineInput(form)
     form.addSection(label="Downsampling")
-    addBoxParams(form)
-    _addRecentringParams(form)
-    _defineFilters(form)
+    defineBox(form)
+    _defineRecentring(form)
+    defineFilters(form)
     _defineNormalization(form)
     _defineStorage(form)
     _defineStreaming(form)
@@ -77,7 +77,7 @@ def _defineInput(form):
     addReadingParam(form)
 
 
-def addBoxParams(form):
+def defineBox(form):
     """Add the boxes and the pixel size, of particles or volumes."""
     group = form.addGroup("Box and pixel size")
     group.addParam(
@@ -111,7 +111,7 @@ def addBoxParams(form):
     )
 
 
-def _addRecentringParams(form):
+def _defineRecentring(form):
     group = form.addGroup("Recentring")
     group.addParam(
         "recenter",
@@ -138,14 +138,9 @@ def _addRecentringParams(form):
     )
 
 
-def _defineFilters(form):
+def defineFilters(form):
+    """Add the filters, of particles or volumes."""
     group = form.addGroup("Filters")
-    addCornerParams(group)
-    _addEdgeParams(group)
-
-
-def addCornerParams(group):
-    """Add the resolutions of the filters, of particles or volumes."""
     group.addParam(
         "lowpassResolution",
         params.FloatParam,
@@ -165,9 +160,6 @@ def addCornerParams(group):
         "gain is "
         "1/2 at this resolution. Give a number well above the particle's diameter. Empty: no filter. Example: 400",
     )
-
-
-def _addEdgeParams(group):
     group.addParam(
         "filterShape",
         params.EnumParam,

@@ -16,7 +16,7 @@ from ..core.volume_plan import VolumePlan
 from ..errors import DataError
 from ..pictures.maps import MapSample, draw_map_result
 from .base import PluginProtocol
-from .form_downsample import addBoxParams, addCornerParams
+from .form_downsample import FILTER_SHAPES, defineBox, defineFilters
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
 from .volumes_made import VolumesMade, boxLike, boxOf, methodsSentence
@@ -66,13 +66,13 @@ class ProtDownsampleVolumes(PluginProtocol):
             "gained but voxels. Give this, or boxes and pixel size under _Downsampling_, not both.",
         )
         form.addSection(label="Downsampling")
-        addBoxParams(form)
+        defineBox(form)
         form.getParam("cropSize").help.set(
             "Box size in pixels of the input, to cut the volumes to before anything else; the pixel size stays. A "
             "larger box than the volumes' is padded. Empty: keep the box.\n"
             "Give what the particles were cropped to, if they were; or leave all to _Particles or volume to fit_."
         )
-        addCornerParams(form)
+        defineFilters(form)
         form.getParam("highpassResolution").help.set(
             "Take away what varies more slowly than this; the mean goes with it. The gain is 1/2 at this resolution. "
             "Seldom of use for a reference, and not for a mask. Empty: no filter. Example: 400"
@@ -216,6 +216,9 @@ class ProtDownsampleVolumes(PluginProtocol):
             fourier_crop_size=self.fourierCropSize.get(),
             lowpass_resolution=self.lowpassResolution.get(),
             highpass_resolution=self.highpassResolution.get(),
+            filter_shape=FILTER_SHAPES[self.filterShape.get()],
+            filter_order=self.filterOrder.get(),
+            filter_width=self.filterWidth.get(),
             like_box=None if like is None else boxLike(like),
             like_apix=None if like is None else like.getSamplingRate(),
             is_mask=isinstance(source, VolumeMask),

@@ -184,14 +184,7 @@ def methodsSentence(plan, count):
         done.append(f"{verb} to a box of {plan.box_crop} px")
     if plan.box_out != plan.box_crop:
         done.append(f"Fourier cropped to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
-    if plan.lowpass_resolution is not None:
-        done.append(f"low-pass filtered at {plan.lowpass_resolution:g} Å")
-    if plan.highpass_resolution is not None:
-        done.append(f"high-pass filtered at {plan.highpass_resolution:g} Å")
-    if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH:
-        done[-1] += f" (Butterworth, order {plan.filter_order})"
-    elif plan.filtered:
-        done[-1] += f" (raised cosine, {plan.filter_width:g} Fourier shells wide)"
+    done += filterWords(plan)
     if plan.normalize:
         done.append(f"normalised to their background beyond {plan.background_radius_px:g} px [Scheres2012]")
     if plan.float16:
@@ -202,3 +195,17 @@ def methodsSentence(plan, count):
         f"{images} {'was' if count == 1 else 'were'} {actions} with "
         f"scipion-em-downsample {__version__} [Frigo2005] in Scipion [delaRosaTrevin2016]."
     )
+
+
+def filterWords(plan):
+    """What filters have done, a few words each."""
+    done = []
+    if plan.lowpass_resolution is not None:
+        done.append(f"low-pass filtered at {plan.lowpass_resolution:g} Å")
+    if plan.highpass_resolution is not None:
+        done.append(f"high-pass filtered at {plan.highpass_resolution:g} Å")
+    if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH:
+        done[-1] += f" (Butterworth, order {plan.filter_order})"
+    elif plan.filtered:
+        done[-1] += f" (raised cosine, {plan.filter_width:g} Fourier shells wide)"
+    return done

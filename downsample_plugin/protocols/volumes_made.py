@@ -13,6 +13,7 @@ from ..errors import DataError
 from ..files.maps import MapFile, downsample_map, moved_first_voxel
 from ..files.whole_files import remove_abandoned
 from .particles import InputParticles
+from .results import filterWords
 
 
 class VolumesMade:
@@ -99,15 +100,12 @@ def boxLike(like):
 def methodsSentence(plan, count):
     """What was done, as a sentence for a paper."""
     noun = ("mask" if plan.is_mask else "map") + ("s" if count > 1 else "")
-    filters = [
-        f"{word}-pass filtered at {resolution:g} Å (Butterworth, order {plan.filter_order})"
-        for word, resolution in (("low", plan.lowpass_resolution), ("high", plan.highpass_resolution))
-        if resolution is not None
-    ]
+    done = []
     if plan.box_out != plan.box_in or plan.resampled:
         how = "resampled in Fourier space" if plan.resampled else "cropped or padded"
-        filters.insert(0, f"{how} to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
+        done.append(f"{how} to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
+    done += filterWords(plan)
     return (
         f"{count} {noun} ({plan.box_in} px, {plan.apix_in:.4g} Å/px) {'were' if count > 1 else 'was'} "
-        f"{' and '.join(filters)} with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
+        f"{' and '.join(done)} with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
     )
