@@ -146,7 +146,7 @@ def test_questions(changes, sentences):
     assert set(found) <= set(checks.warnings(plan, normalised=False))
     more = checks.questions(plan, normalised=True)[len(found) :]
     assert len(more) == (plan.box_out != plan.box_crop)
-    assert all("Deviation: averaging pixels shrinks the noise" in question for question in more)
+    assert all("Standard deviation: averaging pixels reduces the noise" in question for question in more)
 
 
 def test_the_deviation_of_a_background():

@@ -2,7 +2,7 @@
 """What the wizards offer for boxes and pixel sizes."""
 
 import pytest
-from downsample_plugin.wizards.choices import crop_choices, fourier_crop_choices, pixel_size_choices
+from downsample_plugin.core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 
 from downsample_plugin.core.plan import DownsamplePlan
 

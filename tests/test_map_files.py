@@ -114,7 +114,7 @@ def test_several_maps_and_the_words(here, capsys):
     assert sorted(os.listdir("out")) == ["half1.mrc", "half2.mrc", "map.mrc"]
     told = capsys.readouterr().out.split("\n")
     assert told[0] == "map.mrc: box 24 → 24 → 12 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å"
-    assert told[1].startswith("Mind: Pixel size: 3.2 Å/px was asked for, 3 Å/px comes out")
+    assert told[1].startswith("Warning: Pixel size: 3.2 Å/px was requested, 3 Å/px comes out")
     assert told[2] == "Done: out/map.mrc"
     first, second = (Path("out", name).read_bytes() for name in ("map.mrc", "half1.mrc"))
     assert first == second  # the same input gives the same bytes
@@ -200,7 +200,7 @@ def test_bad_maps(here, capsys):
 def test_bad_requests(here, capsys):
     write_map("map.mrc")
     write_map("none.mrc", apix=0)
-    assert "the header of none.mrc says 0 Å/px, expected more than 0; give it by --apix" in refused(
+    assert "--apix: the header of none.mrc says 0 Å/px, expected more than 0; give it." in refused(
         capsys, "none.mrc", "-o", "out", "--box", 16
     )
     command("none.mrc", "-o", "given", "--box", 16, "--apix", 1.5)
@@ -210,13 +210,13 @@ def test_bad_requests(here, capsys):
     assert "got 1.0 Å/px, expected 1.5 Å/px or more" in refused(capsys, "map.mrc", "-o", "o", "--pixel-size", 1)
     assert "got 30 px, expected 8 to 24 px" in refused(capsys, "map.mrc", "-o", "o", "--box", 30)
     assert "Nothing to do" in refused(capsys, "map.mrc", "-o", "o")
-    assert "the header of none.mrc says 0 Å/px" in refused(capsys, "map.mrc", "-o", "o", "--like", "none.mrc")
+    assert "--like: the header of none.mrc says 0 Å/px" in refused(capsys, "map.mrc", "-o", "o", "--like", "none.mrc")
     write_stack("oblong.mrcs", np.zeros((2, 10, 12)), voxel_size=3.0)
     assert "12 x 10 px, expected square ones" in refused(
         capsys, "map.mrc", "-o", "o", "--like", "oblong.mrcs", code=command_line.EXIT_DATA
     )
     write_map("like.mrc", apix=3.0)
-    assert "they are given, and so is a box" in refused(
+    assert "--like: it is given, and so is a box" in refused(
         capsys, "map.mrc", "-o", "o", "--like", "like.mrc", "--crop", 16
     )
     assert not os.path.exists("o")

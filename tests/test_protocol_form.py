@@ -301,7 +301,7 @@ def test_questions_are_for_what_is_off(project, sets):
     assert "2.62 Å/px comes out" in size
     assert "16-bit floating point" in bits
     for settings, sentence in (
-        ({"targetPixelSize": 2.77}, "2.77 Å/px was asked for, 2.9111 Å/px comes out"),  # 5.1 % away
+        ({"targetPixelSize": 2.77}, "2.77 Å/px was requested, 2.9111 Å/px comes out"),  # 5.1 % away
         ({"fourierCropSize": 21}, "21 px is odd. RELION 3.1 reconstructs wrong maps"),
         ({"cropSize": 39}, "39 px is odd"),
         ({"fourierCropSize": 34}, "prime factor 17"),

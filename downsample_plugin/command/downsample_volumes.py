@@ -99,7 +99,7 @@ def _plan(path: str, options: argparse.Namespace, like: Like | None) -> VolumePl
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if options.apix is None:
-        _check_header(path, apix, "give it by --apix")
+        _check_header("--apix", path, apix, "give it")
     plan = VolumePlan(
         box,
         apix,
@@ -125,7 +125,7 @@ def _like(path: str) -> Like:
             box, apix = stack.square_box(), stack.apix
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    _check_header(path, apix, "give a STAR file or a map that has it")
+    _check_header("--like", path, apix, "give a STAR file or a map that has it")
     return Like(box, apix)
 
 
@@ -140,9 +140,9 @@ def _like_star(path: str) -> Like:
     return found[0]
 
 
-def _check_header(path: str, apix: float, advice: str) -> None:
+def _check_header(option: str, path: str, apix: float, advice: str) -> None:
     if not (math.isfinite(apix) and apix > 0):
-        raise PlanError([f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; {advice}."])
+        raise PlanError([f"{option}: the header of {path} says {apix:g} Å/px, expected more than 0; {advice}."])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from ..files.volumes import read_volume
 from ..protocols import ProtDownsampleParticles, ProtDownsampleVolumes, ProtShiftParticleCenter
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
 from ..protocols.wanted import wantedParticles
-from .choices import crop_choices, fourier_crop_choices, pixel_size_choices
+from ..core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
