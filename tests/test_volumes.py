@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from downsample_plugin.core import DownsamplePlan, downsample_images, volume_checks
+from downsample_plugin.core.plan import FilterShape
 from downsample_plugin.core.resampling import downsample_sections, downsample_volume, survey
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.errors import DataError, PlanError
@@ -95,6 +96,25 @@ def test_filters_are_those_of_particles(box, out):
     assert np.abs(downsample_volume(volume, plan) - trigonometric_volume(volume, out, gain=gain)).max() < 1e-6
     lowpass = dataclasses.replace(plan, highpass_resolution=None)
     assert downsample_volume(volume, lowpass).mean() == pytest.approx(volume.mean(dtype=float), abs=1e-6)
+
+
+@pytest.mark.parametrize("box, out", [(24, 16), (25, 25)])
+def test_the_raised_cosine(box, out):
+    """Its width is in Fourier shells of the output box: 4 of them about shell 5."""
+    volume = noise(box)
+    plan = VolumePlan(
+        box,
+        APIX,
+        fourier_crop_size=out,
+        lowpass_resolution=box * APIX / 5,
+        filter_shape=FilterShape.RAISED_COSINE,
+        filter_width=4,
+    )
+
+    def gain(frequency):
+        return 0.5 - 0.5 * np.sin(np.pi * np.clip((frequency * box - 5) / 4, -0.5, 0.5))
+
+    assert np.abs(downsample_volume(volume, plan) - trigonometric_volume(volume, out, gain=gain)).max() < 1e-6
 
 
 # ---- with the particles ----------------------------------------------------------------------------------
