@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The protocol "downsample volumes": volumes, masks and sets, with half maps, origins and pixel sizes."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.simulate import particle_phantom
 
-from .launching import go_on
+from .launching import go_on, kill, processes_of, wait_for
 from .scipion_sets import connect, downsample, particle, particle_set, register, write_stack
 from .test_protocol_form import DEFAULTS, PARAMETERS
 
@@ -282,6 +283,49 @@ def test_a_bad_half_map_fails_the_run_with_its_name(project, maps, missing):
     go_on(project, protocol, wait=True)  # and with the map mended
     assert protocol.isFinished()
     assert len(protocol.outputVolume.getHalfMaps(asList=True)) == 2
+
+
+def test_a_full_disk_is_a_sentence(project, maps, monkeypatch):
+    from downsample_plugin.protocols import volumes_made
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = given(project, lambda folder: volume_in(folder, maps[:1]))
+    protocol = new(project, source, cropSize=100)
+    with monkeypatch.context() as patched:
+        patched.setattr(volumes_made, "downsample_map", full)
+        project.launchProtocol(protocol, wait=True)
+    message = protocol.getErrorMessage()
+    assert "the output cannot be written (No space left on device), expected a folder" in message
+    assert "with room for 4 MB; see to it, then continue the run" in message and "Traceback" not in message
+    go_on(project, protocol, wait=True)
+    assert protocol.isFinished()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1000, 10_000_000, 50_000_000])
+def test_killed_while_it_writes(project, maps, size):
+    """Nothing stands under its name that is not whole; on Continue nothing is left of the unfinished file."""
+    source = given(project, lambda folder: volume_in(folder, maps))
+    protocol = new(project, source, cropSize=240)
+    project.launchProtocol(protocol, wait=False)
+    folder = Path(protocol._getExtraPath())
+
+    def has_begun():
+        return any(path.stat().st_size > size for path in folder.glob("*.part"))
+
+    wait_for(has_begun, "the unfinished file")
+    kill(processes_of(protocol))
+    for path in folder.glob("*.mrc"):
+        assert data_of(path).shape == (240,) * 3
+    go_on(project, protocol, wait=True)
+    assert protocol.isFinished()
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".png") == [
+        "volume_000001.mrc",
+        "volume_000001_half1.mrc",
+        "volume_000001_half2.mrc",
+    ]
 
 
 def test_volumes_of_different_boxes(project, maps):

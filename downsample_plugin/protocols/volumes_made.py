@@ -63,6 +63,12 @@ class VolumesMade:
                 self.bytes += downsample_map(sections, self.plan, path)
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
+        except OSError as error:
+            megabytes = 4 * self.plan.box_out**3 / 1e6
+            raise DataError(
+                f"{path}: the output cannot be written ({error.strerror or error}), expected a folder that can be "
+                f"written to, with room for {megabytes:.0f} MB; see to it, then continue the run"
+            ) from error
         return path
 
 
