@@ -2,8 +2,8 @@
 """What the wizards offer for boxes and pixel sizes."""
 
 import pytest
-from downsample_plugin.core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 
+from downsample_plugin.core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from downsample_plugin.core.plan import DownsamplePlan
 
 PLAN = DownsamplePlan(320, 1.31, target_pixel_size=3.0)

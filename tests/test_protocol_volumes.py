@@ -366,7 +366,6 @@ def test_scipion_finds_protocol_viewer_and_wizards(project, maps):
 
 def test_what_the_wizards_offer(project, maps):
     from downsample_plugin.core.choices import fourier_crop_choices
-
     from downsample_plugin.wizards import _boxPlanOf
 
     source = given(project, lambda folder: volume_in(folder, maps[:1]))

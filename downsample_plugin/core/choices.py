@@ -7,9 +7,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..core import checks
-from ..core.geometry import largest_prime_factor
-from ..core.plan import DownsamplePlan
+from . import checks
+from .geometry import largest_prime_factor
+from .plan import DownsamplePlan
 
 FAST_PRIME_FACTOR = 7  # Fourier transforms of boxes without larger prime factors are fast in all programs
 SMALLEST_OFFERED_BOX = 16  # px

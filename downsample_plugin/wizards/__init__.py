@@ -10,6 +10,7 @@ from pwem.wizards import EmWizard
 from pyworkflow.gui.dialog import showError
 
 from ..core import checks
+from ..core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from ..core.downsampler import downsample_images
 from ..core.plan import DownsamplePlan, Recenter
 from ..errors import DataError, DownsampleError
@@ -18,7 +19,6 @@ from ..files.volumes import read_volume
 from ..protocols import ProtDownsampleParticles, ProtDownsampleVolumes, ProtShiftParticleCenter
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
 from ..protocols.wanted import wantedParticles
-from ..core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
