@@ -56,7 +56,7 @@ setup(
             "ruff==0.17.6",
             "mypy",
             "build",
-            "setuptools",
+            "setuptools>=77",
             "wheel",
         ]
     },

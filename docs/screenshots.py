@@ -329,11 +329,11 @@ def click_sections(dialog):
     dialog.update()
 
 
-def few_colors(source, path, colors=COLORS):
+def few_colors(source, path):
     """A picture in so many colours as it needs to be looked at, smaller by half."""
     with Image.open(source) as picture:
         picture.convert("RGB").resize((WIDTH, picture.height * WIDTH // picture.width)).quantize(
-            colors, Image.Quantize.FASTOCTREE
+            COLORS, Image.Quantize.FASTOCTREE
         ).save(path)
 
 
@@ -356,7 +356,7 @@ def main(folder):
         imported, done, volume = prepare(project)
         small_map = downsample_map(project, done, volume)
         few_colors(done.picturePath(), camera.folder / "result.png")
-        few_colors(small_map.picturePath(), camera.folder / "volumes.png", 4 * COLORS)
+        few_colors(small_map.picturePath(), camera.folder / "volumes.png")
         from pyworkflow.gui.project import ProjectWindow
 
         master = ProjectWindow(project.getPath())

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from downsample_plugin import headless
@@ -13,6 +14,9 @@ from . import launching
 
 CLUSTER = Path(__file__).parents[1] / "docs" / "cluster.md"  # whose settings for SLURM the tests use
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
+# The same examples each time, so that a change is blamed for what it breaks alone; `make fuzz` tries new ones
+hypothesis.settings.register_profile("the same", derandomize="FUZZ_EXAMPLES" not in os.environ)
+hypothesis.settings.load_profile("the same")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers ask for groups

@@ -113,7 +113,7 @@ def test_several_maps_and_the_words(here, capsys):
     command("map.mrc", "half1.mrc", "half2.mrc", "-o", "out", "--pixel-size", 3.2)
     assert sorted(os.listdir("out")) == ["half1.mrc", "half2.mrc", "map.mrc"]
     told = capsys.readouterr().out.split("\n")
-    assert told[0] == "map.mrc: box 24 → 24 → 12 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å"
+    assert told[0] == "map.mrc: box 24 → 12 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å"
     assert told[1].startswith("Warning: Pixel size: 3.2 Å/px was requested, 3 Å/px comes out")
     assert told[2] == "Done: out/map.mrc"
     first, second = (Path("out", name).read_bytes() for name in ("map.mrc", "half1.mrc"))

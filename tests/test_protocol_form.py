@@ -305,7 +305,7 @@ def test_questions_are_for_what_is_off(project, sets):
         ({"fourierCropSize": 21}, "21 px is odd. RELION 3.1 reconstructs wrong maps"),
         ({"cropSize": 39}, "39 px is odd"),
         ({"fourierCropSize": 34}, "prime factor 17"),
-        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has no effect"),
+        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has next to no effect"),
     ):
         (question,) = new_downsample(project, given, **settings).warnings()
         assert sentence in question
@@ -410,7 +410,12 @@ def test_labels_say_what_they_do(scipion):
     from downsample_plugin import protocols, viewers
 
     shown = [getattr(protocols, name).getClassLabel() for name in protocols.__all__]
-    assert shown == ["downsample particles", "restore full-size particles", "move particle center"]
+    assert sorted(shown) == [
+        "downsample particles",
+        "downsample volumes",
+        "move particle center",
+        "restore full-size particles",
+    ]
     assert viewers.DownsampleViewer.getClassLabel() == "result of downsampling"
 
 

@@ -122,7 +122,7 @@ def test_a_volume_with_half_maps(project, maps):
     assert output.getOrigin().getShifts() == pytest.approx(tuple(moved))
     assert source.outputVolume.getOrigin().getShifts() == pytest.approx((-36.0, -36.0, -30.0))
     assert protocol.summary()[:2] == [
-        "1 volume: box 48 → 40 → 25 px, pixel size 1.5 → 2.4 Å/px, Nyquist 4.8 Å",
+        "1 volume: box 48 → 40 → 25 px, pixel size 1.5 → 2.4 Å/px, Nyquist 4.8 Å; cropped, low-pass 6 Å",
         "2 half maps went along",
     ]
     assert protocol._methods()[0].startswith(
@@ -216,7 +216,7 @@ def test_names_and_labels_are_those_of_particles(project, maps):
         assert len(protocol.getParam(name).getHelp()) > 60
     assert labels["inputVolumes"] == "Input volumes"
     assert labels["likeParticles"] == "Particles or volume to fit"
-    assert protocol.getClassLabel() == "downsample_plugin - downsample volumes"
+    assert protocol.getClassLabel() == "downsample volumes"
 
 
 @pytest.mark.parametrize(
@@ -371,4 +371,4 @@ def test_what_the_wizards_offer(project, maps):
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     plan = _boxPlanOf(new(project, source, cropSize=40), "fourier_crop_size")
     assert (plan.box_in, plan.apix_in, plan.box_crop) == (BOX, APIX, 40)
-    assert fourier_crop_choices(plan).rows[-1].value == 40
+    assert fourier_crop_choices(plan).rows[0].value == 40

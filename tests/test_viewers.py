@@ -177,10 +177,11 @@ def test_wizards_preview_any_particle_as_it_comes_out(project, blobs, small):
 @pytest.fixture
 def problems(monkeypatch):
     """What windows on problems are asked to show."""
-    from downsample_plugin import viewers
+    from downsample_plugin.viewers import places, results
 
     shown = []
-    monkeypatch.setattr(viewers, "ProblemDialog", lambda parent, *what: shown.append(what))
+    for module in (places, results):
+        monkeypatch.setattr(module, "ProblemDialog", lambda parent, *what: shown.append(what))
     return shown
 
 

@@ -44,22 +44,16 @@ class InputParticles:
             return iter([self._source] if self.exists and not self._source.isEmpty() else [])
         return (images for images in self._source.iterItems() if images.isEnabled() and not images.isEmpty())
 
-    def firstFew(self, count):
-        """Up to so many enabled particles, copies.
+    def first(self):
+        """The first enabled particle, a copy, or None.
 
         Asked for alone: an iteration that is left half-way keeps others from writing to the set's file.
         """
-        found = []
         for images in self.sets():
-            wanted = images.iterItems(where="enabled=1", limit=count - len(found))
-            found += [item.clone() for item in wanted]
-            if len(found) == count:
-                break
-        return found
-
-    def first(self):
-        """The first enabled particle, or None."""
-        return next(iter(self.firstFew(1)), None)
+            found = [item.clone() for item in images.iterItems(where="enabled=1", limit=1)]
+            if found:
+                return found[0]
+        return None
 
     def byId(self):
         """The set whose particles can be had by their ids: of classes, the one that was classified; None if lost."""
