@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from pwem.protocols import EMProtocol
 from pyworkflow.constants import NEW
 
@@ -14,7 +16,7 @@ class PluginProtocol(PlainLabel, EMProtocol):
     """A protocol that leaves its summary, and the sentence for a paper, when its output is there."""
 
     _devStatus = NEW
-    _possibleOutputs = Outputs
+    _possibleOutputs: type[enum.Enum] = Outputs
 
     def outputName(self):
         """The name of its output."""

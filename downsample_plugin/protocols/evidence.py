@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .image_tables import IMAGE, NO_IMAGE, areKnown, areSameShifts, columnsOf
-from .micrographs import NAME, NUMBERS, numbersOf, plainNames
+from .micrographs import NAME, NUMBERS, areNamed, numbersOf, plainNames
 from .results import SHIFT_RECORDS
 from .wanted import PLACE
 
@@ -113,7 +113,7 @@ def distances(some, others):
 
 def _areNamed(some, others):
     """(n,) bool: where both micrographs have names."""
-    return np.not_equal(some.names, None) & np.not_equal(others.names, None)
+    return areNamed(some.names) & areNamed(others.names)
 
 
 def _areOfOtherMicrographs(some, others):

@@ -183,7 +183,7 @@ class Follower:
         """The numbers so far; the corrupt particles are listed."""
         corrupt = len(self._listBad())
         batches, stream = self._batches, self._stream
-        size = self._output.getSize()
+        size = self._output.getSize() if self._output else 0
         return Tally(size, batches.images, stream.unaligned, stream.disabled, corrupt, batches.bytesOnDisk)
 
     def _close(self):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine.tables import INDEX_BITS
-from .micrographs import NAME, NUMBERS, namesOrNumbers
+from .micrographs import NAME, NUMBERS, areNamed, namesOrNumbers
 from .results import SHIFT_RECORDS
 from .set_columns import ItemTable, tableOf
 from .wanted import FILE, INDEX, PLACE
@@ -199,12 +199,12 @@ class PlaceTable:
             for block in source.table.blocks((NAME, *NUMBERS, *PLACE), "enabled=1"):
                 names = namesOrNumbers(block)
                 numbers = np.fromiter(map(self._micrographs.__getitem__, names), np.int64, len(block))
-                found = self._keys(numbers, np.not_equal(names, None), columnsOf(block, PLACE))
+                found = self._keys(numbers, areNamed(names), columnsOf(block, PLACE))
                 ids.append(block.ids[found >= 0])
                 keys.append(found[found >= 0])
-        ids, keys = np.concatenate(ids), np.concatenate(keys)
-        order = np.argsort(keys, kind="stable")
-        self._ids, self._placed = ids[order], keys[order]
+        placed = np.concatenate(keys)
+        order = np.argsort(placed, kind="stable")
+        self._ids, self._placed = np.concatenate(ids)[order], placed[order]
 
     @classmethod
     def _keys(cls, numbers, where, places):
@@ -223,7 +223,7 @@ class PlaceTable:
         NONE where there is none, SEVERAL where there are several.
         """
         numbers = np.array([self._micrographs.get(name, -1) for name in names], dtype=np.int64)
-        keys = self._keys(numbers, np.not_equal(names, None) & (numbers >= 0), places)
+        keys = self._keys(numbers, areNamed(names) & (numbers >= 0), places)
         counts, found = np.zeros(len(keys), dtype=np.int64), np.full(len(keys), self.NONE)
         for step in self._AROUND:
             wanted = np.where(keys < 0, -1, keys + step)

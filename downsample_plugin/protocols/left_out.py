@@ -50,7 +50,8 @@ class LeftOut:
 
     def __init__(self, folder):
         self.path = os.path.join(folder, LEFT_OUT_NAME)
-        self.count, self._first, self._sorts = 0, None, Counter()
+        self.count, self._first = 0, None
+        self._sorts: Counter = Counter()
         # there may be millions: they wait on the disk, in a file without a name, until the list is written
         self._notes = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", dir=folder)  # noqa: SIM115
 

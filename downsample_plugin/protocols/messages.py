@@ -17,7 +17,7 @@ class PlainLabel:
     @classmethod
     def getClassLabel(cls, prependPackageName=True):
         """Scipion's hook: what the tree, run boxes, forms and the search call it."""
-        return super().getClassLabel(prependPackageName=False)
+        return super().getClassLabel(prependPackageName=False)  # type: ignore[misc]  # of protocols and viewers
 
 
 @contextlib.contextmanager

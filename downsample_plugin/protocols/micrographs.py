@@ -39,9 +39,14 @@ def namesOrNumbers(block):
     Where there is none, the digits of the number: programs that want a name are given these.
     """
     names, numbers = plainNames(block.texts(NAME)), numbersOf(block)
-    for i in np.flatnonzero(np.equal(names, None) & ~np.isnan(numbers)).tolist():
+    for i in np.flatnonzero(~areNamed(names) & ~np.isnan(numbers)).tolist():
         names[i] = f"{numbers[i]:.0f}"
     return names
+
+
+def areNamed(names):
+    """(n,) bool: which of names (n,) are there."""
+    return np.array([name is not None for name in names], dtype=bool)
 
 
 def numbersOf(block):
@@ -55,7 +60,8 @@ def unclearNames(sources):
 
     Takes a look at each enabled particle of Sources, and keeps what micrographs there are.
     """
-    folders, numbers = {}, {}
+    folders: dict = {}
+    numbers: dict = {}
     for source in sources:
         for block in source.table.blocks((NAME, *NUMBERS), "enabled=1"):
             for name, number in set(zip(block.texts(NAME), numbersOf(block).tolist())):

@@ -16,6 +16,7 @@ from ..core.plan import DownsamplePlan, Recenter
 from ..engine.job import BAD_PARTICLES_NAME, Job
 from ..engine.job_checks import job_problems, stack_count, stack_problems
 from ..engine.progress import Progress
+from ..engine.tables import BadParticle
 from ..errors import DownsampleError
 from ..pictures.particles import draw_result
 from ..pictures.sample import Sample
@@ -75,7 +76,7 @@ class ProtDownsampleParticles(PluginProtocol):
         """Write what the program is to do."""
         with toldToTheUser():
             plan = self.plan()
-            bad = []
+            bad: list[BadParticle] = []
             Job.write(self._getExtraPath(), plan, self._blocks(plan, bad), self.particlesPerStack.get(), bad)
 
     def _blocks(self, plan, bad):

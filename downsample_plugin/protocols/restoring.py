@@ -44,7 +44,8 @@ class Found(NamedTuple):
 
     def take(self, kept):
         """Some of them, by a mask (n,)."""
-        return Found(*(column if column is None else column[kept] for column in self))
+        translations = None if self.translations is None else self.translations[kept]
+        return Found(self.ids[kept], self.fullSizeIds[kept], translations)
 
 
 class Restored:

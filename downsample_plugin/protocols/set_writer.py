@@ -129,9 +129,9 @@ class SetWriter:
 
     def _choose(self, images, labels, carried):
         """Make ready for rows of a source with new values for some labels."""
-        chosen = images.getFileName(), images.getPrefix(), labels
+        chosen: tuple = (images.getFileName(), images.getPrefix(), labels)
         if carried:
-            chosen += carried.table.name, carried.names, carried.whereGiven
+            chosen = (*chosen, carried.table.name, carried.names, carried.whereGiven)
         if chosen == self._kept:
             return
         self._flush()
@@ -222,6 +222,7 @@ class SetWriter:
         (found,) = self._connection.execute(
             f"SELECT source_id FROM temp.staged WHERE new_id NOT IN (SELECT id FROM main.{self._table.objects}) LIMIT 1"
         ).fetchone()
+        assert self._kept is not None, "rows were staged"
         return _lost(self._kept[0], found)
 
     @contextlib.contextmanager

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..engine.job import Job
 from ..engine.tables import ParticleBlock
+from .alignments import MATRIX
 from .set_columns import tableOf
-from .wanted import FILE, INDEX, MATRIX, PLACE, wantedOf
+from .wanted import FILE, INDEX, PLACE, wantedOf
 
 BATCHES = "batches"  # folder of the jobs of what came at a time
 
@@ -153,7 +154,7 @@ class _Ids:
 
 def _joined(blocks):
     """One ParticleBlock of several."""
-    names = {}
+    names: dict[str, int] = {}
     files = [
         np.array([names.setdefault(name, len(names)) for name in block.file_names])[block.files] for block in blocks
     ]

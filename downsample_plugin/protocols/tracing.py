@@ -10,7 +10,7 @@ import numpy as np
 
 from .evidence import SAME_RATE, WRITTEN_AGAIN, Evidence, identityProblems, placeProblems
 from .image_tables import IMAGE, NO_IMAGE, ImageKeys, ImageTable, Link, PlaceTable, areKnown, areSameShifts, columnsOf
-from .micrographs import unclearNames
+from .micrographs import areNamed, unclearNames
 from .results import SHIFT_RECORDS
 
 TRACED_BY = (*IMAGE, *SHIFT_RECORDS)  # labels
@@ -174,7 +174,7 @@ class Tracer:
         """Ids (n,) of the downsampled particles that those of Evidence are looked for among, and (n,) bool: where by
         place. That is where the record is lost: the particle was outside Scipion, where ids are lost too.
         """
-        areLost = ~areKnown(own.records) & areKnown(own.places) & np.not_equal(own.names, None)
+        areLost = ~areKnown(own.records) & areKnown(own.places) & areNamed(own.names)
         areLost &= areKnown(own.rates)
         if not areLost.any() or not len(self._places):
             return ids, np.zeros(len(ids), dtype=bool)

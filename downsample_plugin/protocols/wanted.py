@@ -88,7 +88,7 @@ def areUnplaced(block):
 def particleBlock(block, places, shifts):
     """Rows of a Block as a ParticleBlock."""
     names = block.texts(FILE)
-    numbers = {}
+    numbers: dict[str, int] = {}
     files = [numbers.setdefault(names[place], len(numbers)) for place in places.tolist()]
     indices = block.integers(INDEX, 0)[places]
     return ParticleBlock(block.ids[places], np.array(files, dtype=np.int32), list(numbers), indices, shifts)
@@ -101,11 +101,11 @@ def _badOf(block, aligned, places):
     unplaced, x, y = areUnplaced(block), *(block.floats(label) for label in PLACE)
     found = []
     for place in places.tolist():
-        problem = matrix_problem(aligned.matrices[place])
+        problem = str(matrix_problem(aligned.matrices[place]))
         if unplaced[place]:
             problem = (
                 f"coordinates: got ({x[place]:g}, {y[place]:g}) px, expected numbers; extract this particle again or "
                 "drop it from the set"
             )
-        found.append(BadParticle(ids[place], indices[place], names[place], str(problem)))
+        found.append(BadParticle(ids[place], indices[place], names[place], problem))
     return found

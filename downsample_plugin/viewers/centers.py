@@ -26,8 +26,8 @@ class Standing(NamedTuple):
     apix: float
     place: str
     centred: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    before: np.ndarray | None
+    after: np.ndarray | None
 
 
 class Centers:

@@ -64,7 +64,8 @@ class CentersViewer(ResultViewer):
         }
 
     def _centers(self):
-        return Centers(*self.protocol.alignmentsBeforeAndAfter(), self.protocol.keepsImages)
+        given, made = self.protocol.alignmentsBeforeAndAfter()
+        return Centers(given, made, self.protocol.keepsImages)
 
     def _drawPlaces(self, figure):
         centers, run = self._centers(), self.protocol

@@ -74,7 +74,7 @@ def _boxPlanOf(protocol, own, **cleared):
     fields = {name: getattr(asked, name) for name in ("crop_size", "target_pixel_size", "fourier_crop_size")}
     plan = DownsamplePlan(asked.box_in, asked.apix_in, **{**fields, **cleared})
     if checks.impossibilities(plan):
-        plan = dataclasses.replace(plan, **{own: None})
+        plan = DownsamplePlan(asked.box_in, asked.apix_in, **{**fields, **cleared, own: None})
     checks.check(plan)
     return plan
 
