@@ -251,7 +251,7 @@ def test_no_common_particles(project, sets):
     others = particle_set(project, [particle(9, (1, "some.mrcs"), np.eye(4))], APIX, "Projection")
     protocol = new_downsample(project, sets[None], alignments3D=(others, "outputParticles"), fourierCropSize=20)
     project.launchProtocol(protocol, wait=True)
-    assert "none is left to downsample, expected one or more" in protocol.getErrorMessage()
+    assert "none are left to downsample, expected one or more" in protocol.getErrorMessage()
 
 
 def set_value(particles, label, particle_id, value):
@@ -284,7 +284,7 @@ def test_a_singular_matrix_names_its_particle(project, sets):
 def test_warnings_and_the_expected_outcome(project, sets):
     protocol = new_downsample(project, sets[None], targetPixelSize=3.0)
     size, deviation = checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
-    assert "2.9111 Å/px comes out" in size
+    assert "the output has 2.9111 Å/px" in size
     assert protocol.warnings() == [deviation]  # the images are noise of deviation 1
     will_give = "Will give: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
     assert protocol.summary() == [will_give, size, deviation]
@@ -298,14 +298,14 @@ def test_questions_are_for_what_is_off(project, sets):
     usual = new_downsample(project, given, targetPixelSize=2.6, saveFloat16=True)
     assert usual.warnings() == []
     (_, size, bits) = usual.summary()
-    assert "2.62 Å/px comes out" in size
+    assert "the output has 2.62 Å/px" in size
     assert "16-bit floating point" in bits
     for settings, sentence in (
-        ({"targetPixelSize": 2.77}, "2.77 Å/px was requested, 2.9111 Å/px comes out"),  # 5.1 % away
+        ({"targetPixelSize": 2.77}, "2.77 Å/px was requested; the output has 2.9111 Å/px"),  # 5.1 % away
         ({"fourierCropSize": 21}, "21 px is odd. RELION 3.1 reconstructs wrong maps"),
         ({"cropSize": 39}, "39 px is odd"),
         ({"fourierCropSize": 34}, "prime factor 17"),
-        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has next to no effect"),
+        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has almost no effect"),
     ):
         (question,) = new_downsample(project, given, **settings).warnings()
         assert sentence in question

@@ -119,8 +119,8 @@ def test_content_less_residual_shift_is_at_the_origin(project, blobs, case, mode
         assert np.abs(np.array(after.getCoordinate().getPosition()) - expected).max() <= 0.5 + 1e-9
 
 
-def test_the_wrong_2d_reading_moves_particles_the_wrong_way(project, blobs):
-    """The two readings are really different here, so the tests above can tell them apart."""
+def test_the_wrong_2d_convention_moves_particles_the_wrong_way(project, blobs):
+    """The two conventions differ for these particles, so the tests above can tell them apart."""
     case = ("2D", ROTATE_THEN_SHIFT, False)
     output = downsample(
         project, blobs[case], recenter=True, recenterMode=EXACT, alignment2DConvention=SHIFT_THEN_ROTATE

@@ -245,7 +245,7 @@ def test_other_refusals(project, maps):
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     particles = particles_of(project, 24, 3.0, "like.mrcs")
     (error,) = new(project, source, like=particles, cropSize=40).validate()
-    assert "Particles or volume to fit: it is given, and so is a box or a pixel size" in error
+    assert "Particles or volume to fit: given together with a box or a pixel size" in error
     oblong = given(project, lambda folder: volume_in(folder, [np.zeros((20, 24, 24), dtype=np.float32)]))
     (error,) = new(project, oblong, fourierCropSize=16).validate()
     assert "Input volumes, " in error and "24 x 24 x 20 voxels, expected a cube" in error
@@ -298,7 +298,7 @@ def test_a_full_disk_is_a_sentence(project, maps, monkeypatch):
         project.launchProtocol(protocol, wait=True)
     message = protocol.getErrorMessage()
     assert "the output cannot be written (No space left on device), expected a folder" in message
-    assert "with room for 4 MB; see to it, then continue the run" in message and "Traceback" not in message
+    assert "with room for 4 MB; check it, then continue the run" in message and "Traceback" not in message
     go_on(project, protocol, wait=True)
     assert protocol.isFinished()
 

@@ -674,8 +674,8 @@ def test_an_empty_class_is_a_sentence(project, trip):
         assert protocol.summary() == ["Output particles not ready yet."]
 
 
-def test_a_2d_reading_that_cannot_be_seen_is_told(project, originals):
-    """Particles without Xmipp's attributes get an alignment in Xmipp's reading: later runs must be told."""
+def test_a_2d_convention_that_does_not_show_is_told(project, originals):
+    """Particles without Xmipp's attributes get an alignment in Xmipp's convention: later runs must be told."""
     original, truths = originals["Projection"]
     xmipp, _ = originals[ROTATE_THEN_SHIFT]
     settings = {"alignments2D": (xmipp, "outputParticles"), "fourierCropSize": 20}

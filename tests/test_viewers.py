@@ -199,7 +199,7 @@ def test_a_failed_run_shows_its_error_and_its_bad_particles(project, problems):
     analyze(project, protocol)
     ((title, text, path),) = problems
     assert title == "The run has failed"
-    assert "2 particles cannot be used, expected none" in text
+    assert "2 corrupt particles, expected none" in text
     assert "\x1b" not in text
     listed = listed_particles(path, 100)
     assert [(each.particle_id, each.image_index, each.image_file) for each in listed] == [(2, 2, stack), (4, 4, stack)]

@@ -119,7 +119,7 @@ def test_viewer_windows(windows):
 def test_a_failed_run_shows_why(windows):
     note = windows[1]["failed"]
     assert note["title"] == "The run has failed"
-    assert note["message"].startswith("Protocol failed: 3 particles cannot be used")
+    assert note["message"].startswith("Protocol failed: 3 corrupt particles")
     assert [text.split(" | ")[:2] for text in note["texts"] if " | " in text] == [[n, n] for n in ("18", "64", "81")]
 
 

@@ -51,6 +51,6 @@ def shiftsAppliedTwice(particles, alignment, label):
         if SHIFT_RECORDS[0] in source.table:
             labels = (MATRIX, *SHIFT_RECORDS)
             for block in itertools.islice(source.table.blocks(labels, "enabled=1", rows=_LOOKED_AT), 1):
-                shifts = shifts_of(alignment.of(block).matrices, alignment.reading)
+                shifts = shifts_of(alignment.of(block).matrices, alignment.convention)
                 found.add(shifts, columnsOf(block, SHIFT_RECORDS))
     return list(found.describe(label))

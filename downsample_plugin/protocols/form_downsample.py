@@ -8,7 +8,7 @@ from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from ..core.plan import FilterShape, Recenter
 from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK
-from .alignments import addReadingParam
+from .alignments import addConventionParam
 from .particles import PARTICLES_OR_CLASSES
 
 RECENTER_MODES = [Recenter.WHOLE_PIXELS, Recenter.EXACT]
@@ -74,7 +74,7 @@ def _defineInput(form):
         "input's own, such as the result of a 2D classification. They may have another pixel size. Particles that "
         "are not in it are left out. The output carries this alignment. Not used where Alignments 3D is given.",
     )
-    addReadingParam(form)
+    addConventionParam(form)
 
 
 def defineBox(form):

@@ -19,7 +19,7 @@ from ..engine.progress import Progress
 from ..errors import DownsampleError
 from ..pictures.particles import draw_result
 from ..pictures.sample import Sample
-from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
+from .alignments import CONVENTIONS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
 from .base import PluginProtocol
 from .first_images import areNormalised
@@ -249,7 +249,7 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
 
     def alignment(self):
         """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
-        convention = READINGS_2D[self.alignment2DConvention.get()]
+        convention = CONVENTIONS_2D[self.alignment2DConvention.get()]
         for source, pointer in self._connections():
             return source(InputParticles(pointer.get()), convention, self.particles().apix)
         return OwnAlignment(self.particles(), convention)

@@ -9,7 +9,7 @@ from pyworkflow.protocol import params
 from .. import __version__
 from ..errors import DataError
 from ..words import counted
-from .alignments import READINGS_2D, OwnAlignment, addReadingParam
+from .alignments import CONVENTIONS_2D, OwnAlignment, addConventionParam
 from .applied_twice import shiftsAppliedTwice
 from .left_out import LeftOut
 from .messages import emptyProblems
@@ -67,7 +67,7 @@ class ProtRestoreFullSize(OneStepProtocol):
             "particles after polishing, or the output of the first of two downsample runs. They must have the same "
             "ids as those; their pixel size may be another.",
         )
-        addReadingParam(form)
+        addConventionParam(form)
         form.addParallelSection(threads=0, mpi=0)
 
     # --------------------------- steps ----------------------------------------------
@@ -169,7 +169,7 @@ class ProtRestoreFullSize(OneStepProtocol):
 
     def alignment(self):
         """The alignment of the input particles."""
-        return OwnAlignment(self.particles(), READINGS_2D[self.alignment2DConvention.get()])
+        return OwnAlignment(self.particles(), CONVENTIONS_2D[self.alignment2DConvention.get()])
 
     def _fullSize(self):
         return InputParticles(self.fullSizeParticles.get())

@@ -9,7 +9,7 @@ from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from .. import __version__
-from ..core.alignment import Reading, shifts_of, translations_about_point
+from ..core.alignment import Convention, shifts_of, translations_about_point
 from ..core.geometry import origin
 from ..errors import DataError
 from ..files.volumes import center_of_mass, read_volume
@@ -250,7 +250,7 @@ class _Mover:
         aligned = self._alignment.of(block)
         moved = aligned.matrices.copy()
         moved[:, :3, 3] = translations_about_point(aligned.matrices, self._point)
-        shifts, newShifts = (shifts_of(matrices, Reading.PROJECTION) for matrices in (aligned.matrices, moved))
+        shifts, newShifts = (shifts_of(matrices, Convention.PROJECTION) for matrices in (aligned.matrices, moved))
         reasons = {**withoutUse(aligned, shifts), **self._outside(newShifts)}
         self.leftOut.add(table, block.ids, reasons)
         kept = np.flatnonzero(othersThan(reasons, len(block)))

@@ -54,7 +54,7 @@ class Restored:
     ----------
     isExpanded : whether several input particles have the same one
     runs : the runs that they have come through
-    byId, byPlace : numbers of those that were found by their ids, and by their places in the micrographs
+    byId, byPlace : how many were found by their ids, and by their positions in the micrographs
     files : names of the full-size images' files
     appliedTwice : AppliedTwice, which has seen them all
     """
@@ -89,12 +89,12 @@ class Restored:
     def _findBlock(self, tracer, source, block):
         origins, translations, reasons = tracer.trace(source, block), None, {}
         if self._alignment:
-            aligned, reading = self._alignment.of(block), self._alignment.reading
-            shifts = shifts_of(aligned.matrices, reading)
+            aligned, convention = self._alignment.of(block), self._alignment.convention
+            shifts = shifts_of(aligned.matrices, convention)
             reasons = withoutUse(aligned, shifts)
             self.appliedTwice.add(shifts, origins.shifts)
             applied = origins.shifts / self._apix
-            translations = translations_of_full_size(aligned.matrices, applied, self._scale, reading)
+            translations = translations_of_full_size(aligned.matrices, applied, self._scale, convention)
         reasons.update(origins.reasons)
         self._leftOut.add(source.table, block.ids, reasons)
         found = Found(block.ids, origins.ids, translations).take(othersThan(reasons, len(block)))

@@ -102,7 +102,7 @@ class Results:
         aligned = np.array([text is not None for text in texts], dtype=bool)
         if aligned.any():
             matrices = wanted.aligned.matrices[places[aligned]]
-            moved = translations_of_output(matrices, applied[aligned], plan.scale, alignment.reading)
+            moved = translations_of_output(matrices, applied[aligned], plan.scale, alignment.convention)
             new = iter(textsMoved([text for text in texts if text is not None], moved))
             changes[MATRIX] = [None if text is None else next(new) for text in texts]
         for label, d in zip(PLACE, applied.T):

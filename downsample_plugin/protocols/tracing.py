@@ -46,7 +46,7 @@ class Tracer:
     Attributes
     ----------
     runs : the runs that particles have come through so far
-    byId, byPlace : numbers of particles that were found by their ids, and by their places, so far
+    byId, byPlace : how many particles were found by their ids, and by their positions, so far
     """
 
     def __init__(self, particles, apix, stages, named, files, chosen, mustTell, resolve=str):

@@ -68,7 +68,7 @@ def wantedOf(images, block, alignment, plan):
     aligned = alignment.of(block)
     areThere = aligned.areThere
     shifts = np.zeros((len(block), 3))
-    shifts[areThere] = shifts_of(aligned.matrices[areThere], alignment.reading)
+    shifts[areThere] = shifts_of(aligned.matrices[areThere], alignment.convention)
     areBad = ~np.isfinite(shifts).all(axis=1) | areUnplaced(block)
     mustHave = alignment.connected or recentering
     places = np.flatnonzero(~areBad & (areThere | (not mustHave)))
