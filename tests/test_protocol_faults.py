@@ -199,7 +199,7 @@ def test_a_set_that_changes_meanwhile(project):
     with contextlib.closing(sqlite3.connect(given.outputParticles.getFileName())) as file:
         file.execute("UPDATE Objects SET enabled = (id <> 4)")
         file.commit()
-    with pytest.raises(Exception, match="the set was changed meanwhile; restart the run"):
+    with pytest.raises(Exception, match="the set was changed during the run; restart the run"):
         protocol.createOutputStep(0.0)
 
 

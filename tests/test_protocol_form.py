@@ -167,7 +167,9 @@ def test_connected_sets_that_are_not_there_yet_or_empty(project, sets):
     for name in ("alignments3D", "alignments2D"):
         protocol = new_downsample(project, sets["Projection"], recenter=True, **{name: (later, "outputParticles")})
         (error,) = protocol.validate()
-        assert "the set is not there yet, expected a finished output; run what makes it first." in error
+        assert (
+            "the set does not exist yet, expected a finished output; run the protocol that creates it first." in error
+        )
         assert protocol.warnings() == []
     disabled = [particle(i, (i, "some.mrcs"), np.eye(4)) for i in (1, 2)]
     for item in disabled:
@@ -268,7 +270,7 @@ def test_a_coordinate_that_is_text(project, sets):
     set_value(given.outputParticles, "_coordinate._y", 3, "west")
     protocol = new_downsample(project, given, fourierCropSize=20)
     project.launchProtocol(protocol, wait=True)
-    assert "_coordinate._y: got something else than numbers" in protocol.getErrorMessage()
+    assert "_coordinate._y: got something other than numbers" in protocol.getErrorMessage()
     assert not list(Path(protocol._getExtraPath()).glob("*.mrcs"))
 
 
@@ -286,7 +288,7 @@ def test_warnings_and_the_expected_outcome(project, sets):
     size, deviation = checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
     assert "the output has 2.9111 Å/px" in size
     assert protocol.warnings() == [deviation]  # the images are noise of deviation 1
-    will_give = "Will give: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
+    will_give = "Expected output: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
     assert protocol.summary() == [will_give, size, deviation]
     assert new_downsample(project, sets[None]).warnings() == []
 
@@ -342,7 +344,7 @@ def test_summary_methods_and_citations(project, sets):
     assert sentence.startswith(
         "3 particle images (40 px, 1.31 Å/px) were recentred by their aligned shifts by whole pixels, Fourier cropped "
         "to 20 px (2.62 Å/px), low-pass filtered at 8 Å (Butterworth, order 8) and normalised to their background "
-        "beyond 10 px [Scheres2012] with scipion-em-downsample "
+        "outside a radius of 10 px [Scheres2012] with scipion-em-downsample "
     )
     assert "not found" not in "".join(protocol.citations())
     assert "\\" not in "".join(protocol.citations())
@@ -428,7 +430,7 @@ def test_the_long_tab_has_groups(project, sets):
     assert list(groups) == ["Box and pixel size", "Recentring", "Filters", "Normalization", "Storage"]
     assert groups["Box and pixel size"] == ["cropSize", "targetPixelSize", "fourierCropSize"]
     for name in ("cropSize", "fourierCropSize"):
-        assert "RELION 3.1 reconstructs wrong maps from one, without a word" in protocol.getParam(name).getHelp()
+        assert "RELION 3.1 reconstructs wrong maps from them without any warning" in protocol.getParam(name).getHelp()
 
 
 def test_protocols_conf_is_json_where_scipion_wants_it():

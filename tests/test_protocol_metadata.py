@@ -233,7 +233,7 @@ def test_alignment_of_another_pixel_size_with_missing_particles(project, unalign
     assert output.getAlignment() == "Projection"
     for item in items_of(output):
         assert centred_by(item, "Projection") == pytest.approx([0, 0], abs=0.01)
-    assert any("2 particles that Alignments 3D does not have" in line for line in protocol.summary())
+    assert any("2 particles that Alignments 3D does not contain" in line for line in protocol.summary())
 
 
 def test_missing_particles_are_left_out_without_recentring_too(project, unaligned, coarse_alignment):

@@ -103,7 +103,7 @@ def test_center_picker(windows):
 
 def test_viewer_windows(windows):
     titles = {name: note["title"] for name, note in windows[1].items() if name.startswith("viewer_")}
-    places = {"showPlaces": "Where the particles stand", "browsePlaces": "Particles and their centers"}
+    places = {"showPlaces": "Where the particles are", "browsePlaces": "Particles and their centers"}
     assert (
         titles.items()
         >= {

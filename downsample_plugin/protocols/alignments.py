@@ -28,10 +28,10 @@ def addConventionParam(form):
         default=0,
         expertLevel=LEVEL_ADVANCED,
         label="2D alignment convention",
-        help="How a 2D alignment matrix holds the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, then "
-        "shifts. Read the wrong way, rotated particles move the wrong way. _automatic_ takes Xmipp's way where the "
-        "particles carry Xmipp's attributes (_xmipp_…), RELION's otherwise; the summary says which was used. "
-        "3D alignments need no choice.",
+        help="How a 2D alignment matrix stores the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, "
+        "then shifts. With the wrong convention, rotated particles move in the wrong direction. _automatic_ "
+        "uses Xmipp's convention if the particles carry Xmipp's attributes (_xmipp_…), and RELION's otherwise; "
+        "the summary says which one was used. 3D alignments need no choice.",
     )
 
 
@@ -92,8 +92,8 @@ class OwnAlignment:
             return []
         if self.kind == ALIGN_3D:
             return [
-                "Recenter using aligned shifts: the particles carry alignment '3D', which is for volumes, expected "
-                "2D or projection alignment; connect alignments or switch recentring off."
+                "Recenter using aligned shifts: the alignment of the particles is '3D', which is for volumes, "
+                "expected 2D or projection alignment; connect alignments or switch recentring off."
             ]
         return [
             "Recenter using aligned shifts: the particles have no alignment, expected shifts to recentre by; "
@@ -133,7 +133,10 @@ class _ConnectedAlignment(OwnAlignment):
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
         if not self._particles.exists:
-            return [f"{self.name}: the set is not there yet, expected a finished output; run what makes it first."]
+            return [
+                f"{self.name}: the set does not exist yet, expected a finished output; run the protocol that "
+                "creates it first."
+            ]
         if self._particles.first() is None:
             return [f"{self.name}: the set is empty, expected aligned particles; connect another set."]
         if self.kind != self.wanted:
@@ -143,8 +146,8 @@ class _ConnectedAlignment(OwnAlignment):
             ]
         if not 0 < self._particles.apix < LARGEST_NUMBER:
             return [
-                f"{self.name}: its sampling rate is {self._particles.apix:g} Å/px, expected the pixel size that its "
-                "shifts are counted in; set its sampling rate first."
+                f"{self.name}: its sampling rate is {self._particles.apix:g} Å/px, expected the pixel size of its "
+                "shifts; set its sampling rate first."
             ]
         return []
 

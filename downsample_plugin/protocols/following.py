@@ -83,8 +83,8 @@ class FollowsOpenSets:
         if job.has_bad_particles() and not self.skipCorrupt:
             raise PlanError(
                 [
-                    "Skip corrupt particles: it was on, and the output lacks the corrupt particles of stacks that it "
-                    "refers to, expected the same; switch it on, or restart the run."
+                    "Skip corrupt particles: it was on when the run began, and the output already lacks corrupt "
+                    "particles, expected the same setting; switch it on, or restart the run."
                 ]
             )
         if job.is_finished():
@@ -94,8 +94,8 @@ class FollowsOpenSets:
         results = job.results()
         if set(results["particle_id"][results["index"] > 0].tolist()) != published:
             raise DataError(
-                f"{job.folder}: stacks that the output refers to were lost, and made again from the input they have "
-                "other particles, expected the same; restart the run"
+                f"{job.folder}: stacks of the output were lost, and made again from the input they have different "
+                "particles, expected the same; restart the run"
             )
 
     def _someoneFills(self):
@@ -144,7 +144,7 @@ class FollowsOpenSets:
             raise PlanError(
                 [
                     f"The parameters have been changed since the run began ({job.plan.summary()}), expected the same, "
-                    "since what comes is appended to the same set; set them back, or restart the run."
+                    "since new particles are appended to the same set; change them back, or restart the run."
                 ]
             )
 
@@ -196,7 +196,10 @@ class FollowsOpenSets:
     def _close(self, output, stream, batches):
         """The inputs are closed: so is the output."""
         if output is None:
-            raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
+            raise DataError(
+                "Particles: none that can be downsampled have arrived, expected some; check the inputs, "
+                "then continue the run."
+            )
         plan = batches.jobs[-1].plan
         self._describe(plan, self._tally(output, stream, batches), self.alignment(), output)
         self._drawResult(batches.jobs)

@@ -125,7 +125,7 @@ class Restored:
         self.files.update(rows.texts(FILE))
         areThere = np.isin(found.fullSizeIds, rows.ids)
         reasons = {
-            place: f"the full-size particles have none of id {found.fullSizeIds[place]}"
+            place: f"no full-size particle has the id {found.fullSizeIds[place]}"
             for place in np.flatnonzero(~areThere).tolist()
         }
         self._leftOut.add(table, found.ids, reasons)
@@ -151,8 +151,8 @@ def missingProblem(missing, count):
     """What to say of full-size image files that are missing, of so many."""
     first = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
     return (
-        f"Full-size particles: {len(missing)} of their {count} image files are not there ({first}), expected the "
-        "images to go back to; bring the files back, or leave the particles in them out of the input."
+        f"Full-size particles: {len(missing)} of their {count} image files are missing ({first}), expected the images "
+        "to go back to; put the files back, or remove their particles from the input."
     )
 
 

@@ -105,7 +105,7 @@ def _badOf(block, aligned, places):
         if unplaced[place]:
             problem = (
                 f"coordinates: got ({x[place]:g}, {y[place]:g}) px, expected numbers; extract this particle again or "
-                "drop it from the set"
+                "remove it from the input"
             )
         found.append(BadParticle(ids[place], indices[place], names[place], str(problem)))
     return found
