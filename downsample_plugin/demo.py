@@ -54,7 +54,7 @@ def _run(project, own):
     _report(imported.outputParticles, downsampled)
     if not own:
         before, after = (_offCentre(p.outputParticles, truth) for p in (imported, downsampled))
-        print(f"Truth:         the particles stood {before:.1f} Å off centre, now {after:.1f} Å (median)")
+        print(f"Truth:         the particles were {before:.1f} Å off centre, now {after:.1f} Å (median)")
     print(f"Picture:       {os.path.abspath(downsampled.picturePath())}")
 
 

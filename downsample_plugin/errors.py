@@ -44,7 +44,7 @@ def input_problem(error: OSError | ValueError, what: str, expected: str) -> Data
     text = f"{what} ({getattr(error, 'strerror', None) or error}), expected {expected}"
     if number in OF_THE_FILE:
         return DataError(text)
-    return InputError(f"{text}; see to the disk, its server or the rights to it, then continue the run")
+    return InputError(f"{text}; check the disk, its server and its permissions, then continue the run")
 
 
 def in_a_sentence(error: OSError) -> str:
@@ -62,6 +62,6 @@ def too_many_files() -> str:
     """That too many files are open, and what to do."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
-        f"this process may have {limit} files open at once, expected some {FILES_NEEDED}; raise that limit "
-        "(ulimit -n), or use fewer threads"
+        f"this process may have {limit} files open at once, expected about {FILES_NEEDED}; raise that limit (ulimit "
+        "-n), or use fewer threads"
     )

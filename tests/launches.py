@@ -93,5 +93,5 @@ def _is_rank(process):
 
 def images_made(said):
     """By each process, as the first one says in the end."""
-    (counts,) = re.findall(r"^Images made by each of \d+ processes: ([\d, ]+)$", said, re.MULTILINE)
+    (counts,) = re.findall(r"^Images made by each of the \d+ processes: ([\d, ]+)$", said, re.MULTILINE)
     return [int(count) for count in counts.split(", ")]

@@ -53,12 +53,12 @@ BAD_FILES = {
     "header only": (lambda: header()[:1024], "the file is 1024 bytes long, expected 5120"),
     "half a header": (lambda: header()[:500], "the file is 500 bytes long, expected an MRC file with a header of 1024"),
     "empty": (lambda: b"", "the file is 0 bytes long, expected an MRC file"),
-    "text": (lambda: b"data_particles\n" * 100, "the file is no MRC stack that can be read, expected a header with"),
-    "complex": (lambda: header(mode=4), "no MRC stack that can be read, .* mode 0, 1, 2, 6, 12; convert"),
-    "unknown mode": (lambda: header(mode=77), "no MRC stack that can be read"),
-    "negative size": (lambda: header(nx=-32), "no MRC stack that can be read"),
-    "no images": (lambda: header(nz=0), "no MRC stack that can be read"),
-    "negative extension": (lambda: header(nsymbt=-8), "no MRC stack that can be read"),
+    "text": (lambda: b"data_particles\n" * 100, "the file is not a readable MRC stack, expected a header with"),
+    "complex": (lambda: header(mode=4), "not a readable MRC stack, .* mode 0, 1, 2, 6, 12; convert"),
+    "unknown mode": (lambda: header(mode=77), "not a readable MRC stack"),
+    "negative size": (lambda: header(nx=-32), "not a readable MRC stack"),
+    "no images": (lambda: header(nz=0), "not a readable MRC stack"),
+    "negative extension": (lambda: header(nsymbt=-8), "not a readable MRC stack"),
     "sizes that overflow": (
         lambda: header(nx=1 << 20, ny=1 << 20, nz=1 << 30),
         "the file is 5120 bytes long, expected",
@@ -74,7 +74,7 @@ BAD_FILES = {
     ),
     "constant": (
         lambda: np.full((1, BOX, BOX), 7, "f4"),
-        "beyond radius 8 px: its deviation is .* expected",
+        "outside radius 8 px: its standard deviation is .* expected",
     ),
 }
 
@@ -105,7 +105,7 @@ def test_a_bad_file_is_refused_by_name_and_may_be_skipped(here, kind):
     done = run(job.path)
     assert done.returncode == command_line.EXIT_DATA
     assert "Traceback" not in done.stderr
-    with pytest.raises(DataError, match=rf"(?s)1 particle cannot.*Particle 99, image 1 of bad\.mrcs: .*{sentence}"):
+    with pytest.raises(DataError, match=rf"(?s)1 corrupt particle.*Particle 99, image 1 of bad\.mrcs: .*{sentence}"):
         job.check_done(skip_corrupt=False)
     (bad,) = Table(fileName="job/bad_particles.star", tableName="bad_particles")
     assert tuple(bad)[:3] == (99, 1, "bad.mrcs")
@@ -145,7 +145,7 @@ def test_what_cannot_be_opened(here, make_it, name, sentence):
     with pytest.raises(DataError, match=rf"(?s)Particle 1, image 1 of {name}: .*{sentence}"):
         job.check_done(skip_corrupt=False)
     assert run(job.path, "--skip-corrupt").returncode == 0
-    with pytest.raises(DataError, match="all 1 particles are corrupt, expected some that can be used"):
+    with pytest.raises(DataError, match="all 1 particles are corrupt, expected some usable ones"):
         job.check_done(skip_corrupt=True)
 
 
@@ -160,11 +160,11 @@ def test_all_bad_particles_are_found_in_one_pass_and_the_good_stacks_stay(here):
     with pytest.raises(DataError) as refused:
         job.check_done(skip_corrupt=False)
     lines = str(refused.value).split("\n")
-    assert lines[0] == "7 particles cannot be used, expected none:"
+    assert lines[0] == "7 corrupt particles, expected none:"
     assert [line.split(",")[0] for line in lines[1:6]] == [f"Particle {i}" for i in (500, 105, 112, 113, 126)]
     assert lines[6] == "… and 2 more"
     assert lines[7].startswith(
-        "All are listed in job/bad_particles.star. Repair them or take them out of the input, or "
+        "All are listed in job/bad_particles.star. Repair them or remove them from the input, or "
     )
     listed = Table(fileName="job/bad_particles.star", tableName="bad_particles")
     assert [bad.particleId for bad in listed] == [500, 105, 112, 113, 126, 127, 128]
@@ -241,7 +241,7 @@ def test_the_command_line_lists_and_skips_too(here):
     wishes = ["in.star", "-o", "out", "--box", "16"]
     done = run(*wishes)
     assert done.returncode == command_line.EXIT_DATA
-    assert "2 particles cannot be used" in done.stderr
+    assert "2 corrupt particles" in done.stderr
     assert "Particle 1, image 1 of gone.mrcs" in done.stderr
     assert not os.path.exists("out/particles.star")
     done = run(*wishes, "--skip-corrupt")
@@ -271,7 +271,7 @@ def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
     )
     done = run("in.star", "-o", "out", "--box", "16")
     assert done.returncode == command_line.EXIT_DATA
-    assert "5 particles cannot be used" in done.stderr
+    assert "5 corrupt particles" in done.stderr
     listed = Table(fileName="out/bad_particles.star", tableName="bad_particles")
     assert [bad.particleId for bad in listed] == [2, 3, 4, 6, 8]
     done = run("in.star", "-o", "out", "--box", "16", "--skip-corrupt")
@@ -288,13 +288,13 @@ def test_bad_particles_of_all_optics_groups_are_in_one_list(here):
 @pytest.mark.parametrize(
     "rows, optics, labels, sentence",
     [
-        (["1@a.mrcs 1"], "1 0", None, "a pixel size of 0 Å/px, expected a number above 0"),
+        (["1@a.mrcs 1"], "1 0", None, "the pixel size is 0 Å/px, expected a number above 0"),
         (["99999999999999999999@a.mrcs 1"], "1 1.5", None, "expected a number before the @, of up to 12 digits"),
         (["²@a.mrcs 1"], "1 1.5", None, "expected a number before the @"),
         (["1@ 1"], "1 1.5", None, "and a file after it"),
         (["1@a\0b.mrcs 1"], "1 1.5", None, "and a file after it"),
-        (["1@a.mrcs 1", "", "2@a.mrcs 1"], "1 1.5", None, "'2@a.mrcs 1' stands outside a loop"),
-        (["1@a.mrcs 1 2"], "1 1.5", "_rlnImageName\n_rlnOpticsGroup\n_rlnOpticsGroup", "_rlnOpticsGroup stands twice"),
+        (["1@a.mrcs 1", "", "2@a.mrcs 1"], "1 1.5", None, "'2@a.mrcs 1' is outside a loop"),
+        (["1@a.mrcs 1 2"], "1 1.5", "_rlnImageName\n_rlnOpticsGroup\n_rlnOpticsGroup", "_rlnOpticsGroup appears twice"),
         (["1@a.mrcs 1"], "1 1.5e308", None, "expected a number above 0"),
     ],
 )
@@ -349,4 +349,4 @@ def test_folders_that_cannot_be_written(here):
         pass
     done = run("a.mrcs", "--apix", "1", "-o", "file", "--box", "16")
     assert done.returncode == command_line.EXIT_USAGE
-    assert "-o: file is a file, expected a folder for what comes out; give another name." in done.stderr
+    assert "-o: file is a file, expected an output folder; give another name." in done.stderr

@@ -15,7 +15,7 @@ from downsample_plugin.errors import PlanError
 BASE = DownsamplePlan(320, 1.31)
 
 REFUSED = [
-    ({}, "Nothing to do: the particles would stay as they are (320 px, 1.31 Å/px)"),
+    ({}, "Nothing to do: the particles would not change (320 px, 1.31 Å/px)"),
     ({"crop_size": 320}, "Nothing to do"),
     ({"target_pixel_size": 1.31}, "Nothing to do"),
     ({"crop_size": 7}, "Crop / pad to box size: got 7 px, expected 8 to 4096 px"),
@@ -99,7 +99,7 @@ def test_several_problems_are_told_at_once():
 
 
 WARNED = [
-    ({"target_pixel_size": 3.0}, "3 Å/px was requested, 2.9943 Å/px comes out"),
+    ({"target_pixel_size": 3.0}, "3 Å/px was requested; the output has 2.9943 Å/px"),
     ({"fourier_crop_size": 254, "normalize": True}, "Box of 254 px has the prime factor 127"),
     ({"crop_size": 298, "fourier_crop_size": 100, "normalize": True}, "Box of 298 px has the prime factor 149"),
     (
@@ -107,7 +107,7 @@ WARNED = [
         "5 Å is not coarser than the output's Nyquist limit of 5.24 Å",
     ),
     ({"float16": True}, "RELION 4 and later"),
-    ({"fourier_crop_size": 80}, "come out with about 0.25"),
+    ({"fourier_crop_size": 80}, "end up with about 0.25"),
     ({"fourier_crop_size": 135, "normalize": True}, "135 px is odd. RELION 3.1 reconstructs wrong maps"),
 ]
 
@@ -122,7 +122,7 @@ def test_warnings(changes, sentence):
 QUESTIONS = [  # what is worth stopping for, besides images that have been found normalised
     ({"target_pixel_size": 3.0}, []),  # 0.2 % away
     ({"box_in": 20, "target_pixel_size": 1.7}, []),  # 3.7 % away
-    ({"box_in": 20, "target_pixel_size": 1.55}, ["1.6375 Å/px comes out"]),  # 5.6 % away
+    ({"box_in": 20, "target_pixel_size": 1.55}, ["the output has 1.6375 Å/px"]),  # 5.6 % away
     ({"fourier_crop_size": 135}, ["135 px is odd"]),
     ({"crop_size": 135}, ["135 px is odd"]),
     ({"crop_size": 135, "target_pixel_size": 2.0}, []),  # of an even box

@@ -58,7 +58,7 @@ def test_crop_boxes(box):
     assert min(boxes) == 100  # the output box is not to be larger
     assert 600 <= max(boxes) <= 2 * box
     for row in choices.rows:
-        assert row.cells[2] == ("crop" if row.value < box else "as it is" if row.value == box else "pad")
+        assert row.cells[2] == ("crop" if row.value < box else "unchanged" if row.value == box else "pad")
         assert row.cells[3] == "100"
         assert float(row.cells[5]) == pytest.approx(1.31 * row.value / 100, rel=1e-4)
 

@@ -89,7 +89,10 @@ def test_the_pixel_size_of_the_header(here, capsys):
     assert mrcfile.open("out/particles_000001.mrcs").voxel_size.x == pytest.approx(3.0)
     write_stack("none.mrcs", noise(2))
     command("none.mrcs", "-o", "none", "--box", "16", code=command_line.EXIT_USAGE)
-    assert "--apix: the header of none.mrcs says 0 Å/px, expected more than 0; give it" in capsys.readouterr().err
+    assert (
+        "--apix: the header of none.mrcs says 0 Å/px, expected more than 0; give the pixel size"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_stack_comes_with_a_star_file(here, capsys):
@@ -111,7 +114,7 @@ def test_a_stack_comes_with_a_star_file(here, capsys):
         assert np.array_equal(image_at(row.rlnImageName), image)
         assert row.downsampleImage == f"{place:06d}@in.mrcs"
     with RelionStar("out/particles.star") as star:
-        assert sum(len(some.numbers) for some in star.particles()) == 6
+        assert sum(len(some.particle_ids) for some in star.particles()) == 6
         assert (star.groups[0].apix, star.groups[0].box) == (3.0, 16)
 
 
@@ -135,7 +138,7 @@ def test_a_picture_of_somebody_else(here, capsys):
     os.mkdir("out")
     Path("out/result.png").write_text("mine")
     command("in.mrcs", "-o", "out", "--box", "16", "--force", code=command_line.EXIT_USAGE)
-    assert "out/result.png: it is there and not of a run of this program" in capsys.readouterr().err
+    assert "out/result.png: it exists and was not made by this program" in capsys.readouterr().err
     assert Path("out/result.png").read_text() == "mine"
 
 
@@ -167,7 +170,7 @@ def test_a_refined_star_file_with_optics_groups(here, capsys):
     (optics,) = table("out/particles.star", "optics")
     assert (optics.rlnImageSize, float(optics.rlnImagePixelSize)) == ("32", 5.612)
     assert optics.rlnMicrographOriginalPixelSize == "1.403000"
-    assert "Warning: Micrograph coordinates (rlnCoordinateX, Y) stay as they are" in capsys.readouterr().out
+    assert "Warning: Micrograph coordinates (rlnCoordinateX, Y) are not changed" in capsys.readouterr().out
 
 
 def test_pixel_size_of_the_micrographs(here, capsys):
@@ -351,7 +354,7 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
     stacks = {path: path.read_bytes() for path in Path("out").rglob("*.mrcs")}
     some = min(stacks)
     command(*arguments, code=command_line.EXIT_USAGE)
-    assert "out: it holds a finished run already; add --force" in capsys.readouterr().err
+    assert "out: it already contains a finished run; add --force" in capsys.readouterr().err
 
     os.remove(some)  # as if it had been stopped
     if source == "in.star":
@@ -378,10 +381,10 @@ def test_going_on_refusing_and_starting_anew(here, capsys, source):
         (["in.mrcs", "-o", "out", "--box", "16", "--recenter"], 2, "--recenter: a stack has no shifts or coordinates"),
         (["in.star", "-o", "out", "--box", "64"], 2, "Particles of 32 px, 1.5 Å/px: --box: got"),
         (["in.star", "-o", "out", "--box", "16", "--apix", "2"], 2, "the images: got 2 Å/px, expected 1.5 Å/px"),
-        (["in.star", "-o", "o\nut", "--box", "16"], 1, "it has a line break, a tab"),
+        (["in.star", "-o", "o\nut", "--box", "16"], 1, "it contains a line break, a tab"),
         (["nowhere.mrcs", "-o", "out", "--box", "16"], 1, "nowhere.mrcs: the file cannot be opened"),
         (["nowhere.star", "-o", "out", "--box", "16"], 1, "nowhere.star: it cannot be read"),
-        (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "shares out a JOB.json only"),
+        (["in.mrcs", "-o", "out", "--box", "16", "--part", "1/2"], 2, "expected a JOB.json; use --jobs"),
     ],
 )
 def test_refusals(here, capsys, arguments, code, sentence):
@@ -396,11 +399,11 @@ def test_refusals(here, capsys, arguments, code, sentence):
     "old, new, sentence",
     [
         ("data_particles", "data_other", None),  # any block with image names will do
-        ("_rlnImageName", "_rlnOtherName", "no rlnImageName in it, expected a RELION STAR file of particles"),
-        ("_rlnImagePixelSize", "_rlnOther", "rlnImagePixelSize is not there, expected a number"),
+        ("_rlnImageName", "_rlnOtherName", "it has no rlnImageName, expected a RELION STAR file of particles"),
+        ("_rlnImagePixelSize", "_rlnOther", "rlnImagePixelSize is missing, expected a number"),
         ("1 fine 1.500000", "1 fine abc", "rlnImagePixelSize is abc, expected a number"),
         ("000001@stacks", "x@stacks", "rlnImageName is x@stacks/in.mrcs, expected a number before the @"),
-        ("in.mrcs 1 ", "in.mrcs 7 ", "a particle is of optics group 7, expected one of 1, 2"),
+        ("in.mrcs 1 ", "in.mrcs 7 ", "a particle belongs to optics group 7, expected one of 1, 2"),
         ("0.1234567890123", "", "line 27: 6 values, expected 7, one for each label"),
         ("stacks/in.mrcs", "stacks/none.mrcs", "stacks/none.mrcs: the file cannot be opened"),
         (
@@ -408,7 +411,7 @@ def test_refusals(here, capsys, arguments, code, sentence):
             "000009@",
             "Particle 2, image 9 of stacks/in.mrcs: image 9 was requested",
         ),
-        ("_rlnOrigin", "_rlnOther", "no origins in it (rlnOriginXAngst, or rlnOriginX)"),
+        ("_rlnOrigin", "_rlnOther", "it has no origins (rlnOriginXAngst, or rlnOriginX)"),
     ],
 )
 def test_star_files_with_something_wrong(here, capsys, old, new, sentence):
@@ -437,12 +440,12 @@ def test_the_input_is_never_written_over(here, capsys, force):
     write_stack("particles_000001.mrcs", noise(3), voxel_size=1.5)
     before = Path("particles_000001.mrcs").read_bytes()
     command("particles_000001.mrcs", "-o", ".", "--box", "16", *force, code=2)
-    assert "it holds the input particles_000001.mrcs, expected another folder" in capsys.readouterr().err
+    assert "it contains the input particles_000001.mrcs, expected another folder" in capsys.readouterr().err
     optics_star([(0, 0), (0, 0)])
     shutil.move("in.star", "particles.star")
     text = Path("particles.star").read_text()
     command("particles.star", "-o", ".", "--box", "16", *force, code=2)
-    assert "it holds the input particles.star, expected another folder" in capsys.readouterr().err
+    assert "it contains the input particles.star, expected another folder" in capsys.readouterr().err
     assert Path("particles.star").read_text() == text
     assert Path("particles_000001.mrcs").read_bytes() == before
 
@@ -454,9 +457,9 @@ def test_what_is_no_runs_stays(here, capsys, force):
         Path(name).parent.mkdir(parents=True)
         Path(name).touch()
     command("in.mrcs", "-o", "out", "--box", "16", *force, code=2)
-    assert "out/tables: it is there and not of a run of this program" in capsys.readouterr().err
+    assert "out/tables: it exists and was not made by this program" in capsys.readouterr().err
     command("in.mrcs", "-o", "other", "--box", "16", *force, code=2)
-    assert "other/particles.star: it is there and not of a run" in capsys.readouterr().err
+    assert "other/particles.star: it exists and was not made" in capsys.readouterr().err
     shutil.move("out/tables", "elsewhere")
     command("in.mrcs", "-o", "out", "--box", "16", *force)
     command("in.mrcs", "-o", "out", "--box", "18", "--force")
@@ -476,7 +479,7 @@ def test_what_no_run_has_made_is_never_touched(here, capsys, name, force):
     foreign.write_text("mine")
     command("in.mrcs", "-o", "out", "--box", "16", *force, code=2)
     error = capsys.readouterr().err
-    assert f"out/{name.split('/')[0]}: it is " in error
+    assert f"out/{name.split('/')[0]}: it " in error
     assert "give another folder" in error
     assert foreign.read_text() == "mine"
     assert [path for path in Path("out").rglob("*") if path.is_file()] == [foreign]
@@ -502,7 +505,7 @@ def test_a_name_that_is_taken_when_a_run_goes_on_otherwise(here, capsys):
     os.remove("out/particles_000001.mrcs")  # as if it had been stopped
     Path("out/particles_000001_2.mrcs").write_text("mine")
     command("in.mrcs", "-o", "out", "--box", "18", code=2)
-    assert "out/particles_000001_2.mrcs: it is there and not of a run of this program" in capsys.readouterr().err
+    assert "out/particles_000001_2.mrcs: it exists and was not made by this program" in capsys.readouterr().err
     assert Path("out/particles_000001_2.mrcs").read_text() == "mine"
 
 
@@ -515,7 +518,7 @@ def test_the_same_command_many_times_at_once(here, source):
     started = [subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(6)]
     errors = [(process.communicate(timeout=60)[1].decode(), process.returncode) for process in started]
     for error, code in errors:
-        assert (code, error) == (0, "") or (code == 2 and "it holds a finished run already" in error), error
+        assert (code, error) == (0, "") or (code == 2 and "it already contains a finished run" in error), error
     assert any(code == 0 for _, code in errors)
     command(source, "-o", "alone", "--box", "16")
     files = {path.relative_to("alone") for path in Path("alone").rglob("*.mrcs")}
@@ -533,7 +536,7 @@ def test_a_finished_run_of_another_sort_is_not_replaced(here, capsys):
         before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*") if path.is_file()}
         capsys.readouterr()
         command(second, "-o", "out", "--box", "18", code=2)
-        assert "out: it holds a finished run already; add --force" in capsys.readouterr().err
+        assert "out: it already contains a finished run; add --force" in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -90,7 +90,7 @@ def test_mpi(project, given, expected, mpi):
     protocol = downsample(project, given, **{**SETTINGS, "numberOfMpi": 2})
     assert stacks_of(protocol) == expected
     assert "mpirun -np 2" in log_of(protocol)
-    assert "Images made by each of 2 processes: " in log_of(protocol)
+    assert "Images made by each of the 2 processes: " in log_of(protocol)
 
 
 def test_the_whole_run_as_one_job(project, given, expected, slurm):

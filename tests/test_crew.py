@@ -380,7 +380,7 @@ def test_stopped(here, stop, number):
         process.send_signal(stop)
     ended = under_way.end()
     assert time.monotonic() - start < 5
-    assert [each[2] for each in ended] == ["Stopped; the same command goes on from here.\n", "", ""]
+    assert [each[2] for each in ended] == ["Stopped; run the same command again to continue from here.\n", "", ""]
     assert [each[0] for each in ended] == [130, *(130 if number in (None, i) else 0 for i in (1, 2))]
     assert not list(Path("job").glob("crew_*")) and not list(Path("job").glob("*.part"))
     go_on()
@@ -395,7 +395,9 @@ def test_mpirun_stopped(here):
     under_way.processes[0].send_signal(signal.SIGINT)
     ((code, _, error),) = under_way.end()
     assert code != 0
-    assert error.count("Stopped; the same command goes on from here.") <= 1  # on a busy machine mpirun kills it first
+    assert (
+        error.count("Stopped; run the same command again to continue from here.") <= 1
+    )  # on a busy machine mpirun kills it first
     go_on()
     assert not list(Path("job").glob("crew_*")) and not list(Path("job").glob("*.part"))
 

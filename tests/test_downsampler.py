@@ -77,7 +77,7 @@ def test_normalisation_comes_after_the_fourier_crop():
 
 def test_a_constant_image_cannot_be_normalised():
     plan = DownsamplePlan(32, 1.0, fourier_crop_size=16, normalize=True)
-    with pytest.raises(DataError, match=r"background beyond radius 8 px: .*expected noise"):
+    with pytest.raises(DataError, match=r"background outside radius 8 px: .*expected noise"):
         downsample_images(np.full((1, 32, 32), 7.3, dtype=np.float32), plan)
 
 
@@ -86,7 +86,7 @@ def test_noise_of_rounding_is_no_background():
     y, x = np.indices((64, 64))
     rounded = (1e6 / 3 + 1e-3 * x + 2e-3 * y).astype(np.float32)[None]
     plan = DownsamplePlan(64, 1.0, fourier_crop_size=32, highpass_resolution=40.0, normalize=True)
-    with pytest.raises(DataError, match="background beyond radius 16 px: its deviation is"):
+    with pytest.raises(DataError, match="background outside radius 16 px: its standard deviation is"):
         downsample_images(rounded, plan)
     noisy = rounded + np.random.default_rng(0).normal(size=rounded.shape).astype(np.float32)
     downsample_images(noisy, plan)
@@ -117,7 +117,9 @@ def test_16_bit_overflow_is_refused_and_the_limit_is_not():
 @pytest.mark.parametrize("shift", [(1e30, 0), (0, -36), (40, 0)])
 def test_a_shift_out_of_sight(shift):
     plan = DownsamplePlan(32, 1.0, crop_size=40, recenter=Recenter.WHOLE_PIXELS)
-    with pytest.raises(DataError, match="expected less than the box of 32 px: the image would be moved out of sight"):
+    with pytest.raises(
+        DataError, match="expected less than the box of 32 px: the particle would be moved out of its box"
+    ):
         downsample_images(noise(count=1), plan, [shift])
     downsample_images(noise(count=1), plan, [(35, -35)])
 

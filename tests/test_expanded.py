@@ -14,7 +14,7 @@ from .test_round_trip import APIX, BOX, NONE, TOLERANCE, WHOLE, Truth, applied, 
 
 COUNT, COPIES = 6, 4
 TURNS = [matrix(in_plane_rotation(k * np.pi / 2), (0, 0)) for k in range(COPIES)]
-NOTHING_TELLS = "several particles share its image, and nothing tells which of them it is"
+NOTHING_TELLS = "several particles share its image, and nothing tells which one it is"
 
 
 class Expanded:
@@ -247,7 +247,7 @@ def test_images_written_again(project, expanded):
     particles, expected = refined(project, small, expanded, WHOLE)
     restored = restore(project, rewritten(project, particles), small)
     check(restored, expanded, expected, by_own_id=True)
-    assert any(f"{len(expected)} of them by their ids" in line for line in restored.summary())
+    assert any(f"{len(expected)} of them found by their ids" in line for line in restored.summary())
 
 
 def test_shared_images_of_a_run_that_was_repeated(project, expanded, other):
@@ -262,4 +262,4 @@ def test_shared_images_of_a_run_that_was_repeated(project, expanded, other):
     headless.run(project, small)
     restored = restore(project, particles, small)
     assert restored.outputParticles.getSize() == COPIES
-    assert "the run has been repeated with other particles: they stand 52 Å apart" in listed(restored)
+    assert "the run has been repeated with different particles: they are 52 Å apart" in listed(restored)

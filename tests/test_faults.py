@@ -147,7 +147,7 @@ def test_stopped_by_the_user(here, undisturbed, stop):
         process.terminate()
     _, error = process.communicate(timeout=20)
     assert process.returncode == command_line.EXIT_STOPPED
-    assert error == "Stopped; the same command goes on from here.\n"
+    assert error == "Stopped; run the same command again to continue from here.\n"
     assert_all_end(workers)
     assert time.monotonic() - start < 5
     assert not [name for name in os.listdir(job.folder) if name.endswith(".part")]
@@ -165,7 +165,7 @@ def test_ctrl_c_twice(here, undisturbed):
             time.sleep(0.01 * number)
         _, error = process.communicate(timeout=20)
         assert process.returncode == command_line.EXIT_STOPPED
-        assert error == "Stopped; the same command goes on from here.\n"
+        assert error == "Stopped; run the same command again to continue from here.\n"
         assert_all_end(workers)
 
 

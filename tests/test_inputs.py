@@ -82,7 +82,9 @@ def test_replaced_during_the_run(here, monkeypatch, capsys, replace, piece):
         patch.setattr(runner, "BYTES_PER_PIECE", 10 * 4 * BOX**2)
         assert command("in.mrcs") == EXIT_DATA
     said = capsys.readouterr().err
-    assert re.search(r"in\.mrcs: (another file is in its place|it was written to or renamed) since the run began", said)
+    assert re.search(
+        r"in\.mrcs: (it has been replaced by another file|it has been written to or renamed) since the run began", said
+    )
     assert not list(Path("out").glob("*.mrcs*")) and not Path("out/particles.star").exists()
     assert command("in.mrcs") == 0
     assert np.array_equal(images_of_file("out/particles_000001.mrcs"), small(noise(2)))
@@ -149,7 +151,7 @@ def test_a_file_that_goes_away_meanwhile(here, monkeypatch, capsys):
     write_stack("in.mrcs", noise(1))
     monkeypatch.setattr(worker, "split_shift", after(0, lambda: os.rename("in.mrcs", "away.mrcs")))
     assert command("in.mrcs", "--skip-corrupt") == EXIT_DATA
-    assert "in.mrcs: it is gone since the run began" in capsys.readouterr().err
+    assert "in.mrcs: it has been removed since the run began" in capsys.readouterr().err
     assert not Path("out/particles.star").exists()
 
 
@@ -323,10 +325,10 @@ def test_no_words_of_the_form(here, capsys):
     write_stack("in.mrcs", images)
     assert command("in.mrcs") == EXIT_DATA
     said = "".join(capsys.readouterr())
-    assert "add --skip-corrupt to have them left out; then give the same command again" in said
-    assert "To have 1 again, add --normalize -1." in said
+    assert "add --skip-corrupt to leave them out; then run the same command again" in said
+    assert "To get back to 1, add --normalize -1." in said
     for word in ("Skip corrupt particles", "Switch on", "switch on", "output set", "continue the run"):
         assert word not in said
     job = Job.read("out/job.json")
-    with pytest.raises(DataError, match="switch on Skip corrupt particles to have them left out; then continue"):
+    with pytest.raises(DataError, match="switch on Skip corrupt particles to leave them out; then continue"):
         job.check_done(skip_corrupt=False)

@@ -114,7 +114,7 @@ def test_several_maps_and_the_words(here, capsys):
     assert sorted(os.listdir("out")) == ["half1.mrc", "half2.mrc", "map.mrc"]
     told = capsys.readouterr().out.split("\n")
     assert told[0] == "map.mrc: box 24 → 12 px, pixel size 1.5 → 3 Å/px, Nyquist 6 Å"
-    assert told[1].startswith("Warning: Pixel size: 3.2 Å/px was requested, 3 Å/px comes out")
+    assert told[1].startswith("Warning: Pixel size: 3.2 Å/px was requested; the output has 3 Å/px")
     assert told[2] == "Done: out/map.mrc"
     first, second = (Path("out", name).read_bytes() for name in ("map.mrc", "half1.mrc"))
     assert first == second  # the same input gives the same bytes
@@ -159,7 +159,7 @@ def test_a_mask_and_its_way_back(here, capsys):
 
 def test_bad_maps(here, capsys):
     write_map("oblong.mrc", np.zeros((20, 24, 24), dtype=np.float32))
-    assert "the file holds 24 x 24 x 20 voxels, expected a cube" in refused(
+    assert "the file has 24 x 24 x 20 voxels, expected a cube" in refused(
         capsys, "oblong.mrc", "-o", "out", "--box", 16, code=command_line.EXIT_DATA
     )
     write_map("stack.mrc", ispg=0, mz=1)
@@ -192,7 +192,7 @@ def test_bad_maps(here, capsys):
     )
     assert os.listdir("out") == []
     write_map("two.mrc", np.concatenate([noise(), noise()]))
-    assert "the file holds 2 volumes, expected one" in refused(
+    assert "the file has 2 volumes, expected one" in refused(
         capsys, "two.mrc", "-o", "out", "--box", 16, code=command_line.EXIT_DATA
     )
 
@@ -216,7 +216,7 @@ def test_bad_requests(here, capsys):
         capsys, "map.mrc", "-o", "o", "--like", "oblong.mrcs", code=command_line.EXIT_DATA
     )
     write_map("like.mrc", apix=3.0)
-    assert "--like: it is given, and so is a box" in refused(
+    assert "--like: given together with a box" in refused(
         capsys, "map.mrc", "-o", "o", "--like", "like.mrc", "--crop", 16
     )
     assert not os.path.exists("o")
@@ -225,27 +225,27 @@ def test_bad_requests(here, capsys):
 def test_what_is_there_stays(here, capsys):
     write_map("map.mrc")
     before = Path("map.mrc").read_bytes()
-    assert "it holds the input ./map.mrc, expected another folder" in refused(
+    assert "it contains the input ./map.mrc, expected another folder" in refused(
         capsys, "map.mrc", "-o", ".", "--box", 16, "--force"
     )
     Path("out").mkdir()
     os.symlink("../map.mrc", "out/map.mrc")
-    assert "it holds the input out/map.mrc" in refused(capsys, "map.mrc", "-o", "out", "--box", 16, "--force")
+    assert "it contains the input out/map.mrc" in refused(capsys, "map.mrc", "-o", "out", "--box", 16, "--force")
     assert Path("map.mrc").read_bytes() == before
     write_map("like.mrc", apix=3.0)
     os.mkdir("sub")
     write_map("sub/like.mrc")
-    assert "it holds the input ./like.mrc" in refused(
+    assert "it contains the input ./like.mrc" in refused(
         capsys, "sub/like.mrc", "-o", ".", "--like", "like.mrc", "--force"
     )
     command("map.mrc", "-o", "new", "--box", 16)
     made = Path("new/map.mrc").read_bytes()
-    assert "new/map.mrc: it is there already; give --force" in refused(capsys, "map.mrc", "-o", "new", "--box", 12)
+    assert "new/map.mrc: it exists already; add --force" in refused(capsys, "map.mrc", "-o", "new", "--box", 12)
     assert Path("new/map.mrc").read_bytes() == made
     command("map.mrc", "-o", "new", "--box", 12, "--force")
     assert mrcfile.read("new/map.mrc").shape == (12, 12, 12)
     assert "would be the output of two maps" in refused(capsys, "map.mrc", "new/map.mrc", "-o", "both", "--box", 10)
-    assert "map.mrc is a file, expected a folder" in refused(capsys, "like.mrc", "-o", "map.mrc", "--box", 10)
+    assert "map.mrc is a file, expected an output folder" in refused(capsys, "like.mrc", "-o", "map.mrc", "--box", 10)
 
 
 def test_particles_of_several_sizes(here, capsys):

@@ -153,7 +153,7 @@ def test_it_comes_back(project, full, runs, files, names):
         check(restored, expected)
         summary = "\n".join(restored.summary())
         assert "WARNING" not in summary
-        assert ("300 of them by their places" in summary) is (files is copied)
+        assert ("300 of them found by their positions" in summary) is (files is copied)
 
 
 @pytest.mark.parametrize("files", [linked, copied])
@@ -192,7 +192,7 @@ def test_particles_of_another_run_are_refused(project, full, runs):
     assert "choose its output" in problem
     given, _ = imported(project, small, other.truths, WHOLE, copied, first=1001)
     listed = fails(project, given, runs[WHOLE])
-    assert listed.count("no downsampled particle stands where it does") >= COUNT - 2
+    assert listed.count("no downsampled particle is at its position") >= COUNT - 2
 
 
 def test_micrographs_of_one_name(project):
@@ -203,7 +203,7 @@ def test_micrographs_of_one_name(project):
     check(restore(project, given, small), expected)
     given, _ = imported(project, small, halves.truths, WHOLE, copied)
     listed = fails(project, given, small)
-    assert listed.count("several micrographs have the name of its own: 'mic_") == COUNT
+    assert listed.count("several micrographs have the name of its micrograph: 'mic_") == COUNT
 
 
 def test_several_at_one_place(project):
@@ -211,7 +211,7 @@ def test_several_at_one_place(project):
     crowd = full_size(project, "crowd", 4, place=(1000, 1000))
     small = downsample(project, crowd.protocol, **{**SETTINGS, "recenter": False})
     given, expected = imported(project, small, crowd.truths, None, copied)
-    assert fails(project, given, small).count("several downsampled particles stand where it does") == COUNT
+    assert fails(project, given, small).count("several downsampled particles are at its position") == COUNT
     given, expected = imported(project, small, crowd.truths, None, linked)
     check(restore(project, given, small), expected)
 
@@ -228,7 +228,7 @@ def test_a_repeated_run_is_noticed(project, full, later):
     small.runMode.set(1)  # restart
     headless.run(project, small)
     listed = fails(project, given, small)
-    assert listed.count("the run has been repeated with other settings") >= COUNT / 3
+    assert listed.count("the run has been repeated with different settings") >= COUNT / 3
 
 
 def test_it_warns(project, full, runs):
@@ -279,7 +279,7 @@ def test_original_images_that_are_gone(project):
     assert new_restore(project, small, small).warnings() == []
     os.remove("going/2.mrcs")
     os.symlink("nowhere.mrcs", "going/2.mrcs")
-    sentence = "Full-size particles: 1 of their 4 image files are not there (going/2.mrcs), expected the images"
+    sentence = "Full-size particles: 1 of their 4 image files are missing (going/2.mrcs), expected the images"
     protocol = new_restore(project, small, small)
     assert protocol.validate() == []
     assert protocol.warnings()[0].startswith(sentence)
@@ -292,7 +292,7 @@ def test_original_images_that_are_gone(project):
     for i in range(4):
         os.remove(f"going/{i}.mrcs")
     (problem,) = new_restore(project, small, small).validate()
-    assert "4 of their 4 image files are not there (going/0.mrcs, going/1.mrcs, going/2.mrcs, …)" in problem
+    assert "4 of their 4 image files are missing (going/0.mrcs, going/1.mrcs, going/2.mrcs, …)" in problem
 
 
 def test_many_files_are_looked_for_in_the_run(project, monkeypatch):
@@ -307,7 +307,7 @@ def test_many_files_are_looked_for_in_the_run(project, monkeypatch):
     assert protocol.validate() == [] and protocol.warnings() == []
     project._setupProtocol(protocol)
     protocol.makePathsAndClean()
-    with pytest.raises(DataError, match="4 of their 4 image files are not there"):
+    with pytest.raises(DataError, match="4 of their 4 image files are missing"):
         protocol.makeOutput()
 
 

@@ -119,7 +119,7 @@ def test_the_scale_is_right(here, crop):
     lengths = {round(float(bar[1] - bar[0]), 6) for bar in bars}
     (length,) = lengths
     texts = [text.get_text() for text in axis.texts]
-    cut = "; frame: what is cut out" if crop == 64 else ""
+    cut = "; frame: cropped region" if crop == 64 else ""
     assert f"before: 128 px, 1.5 Å/px; bar {length:g} Å{cut}" in texts
     assert f"after: 40 px, {plan.apix_out:.4g} Å/px; bar {length:g} Å" in texts
     extents = [image.get_extent() for image in axis.get_images()]
@@ -287,7 +287,7 @@ def test_normalised_spectra_are_drawn_on_one_scale(here):
     axis = Figure().subplots()
     draw_spectra(axis, Sample.of_jobs([job_of(plan)]))
     drawn = {line.get_label(): line.get_data()[1] for line in axis.get_lines()}
-    before, after = drawn["before, on the scale of the normalised"], drawn["after"]
+    before, after = drawn["before, on the normalised scale"], drawn["after"]
     assert np.median(after[:5] / before[:5]) == pytest.approx(1, abs=0.1)
     low, high = axis.get_ylim()
     assert low < after[:5].min() < after[:5].max() < high

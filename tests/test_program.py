@@ -210,7 +210,7 @@ def test_names_and_terminals_without_unicode(here, monkeypatch):
 def test_a_job_that_cannot_be_done_is_not_written(here):
     with pytest.raises(PlanError, match="got 64 px, expected 8 to 32 px"):
         write_job("job", DownsamplePlan(BOX, 1.5, fourier_crop_size=64), [], 10)
-    with pytest.raises(PlanError, match="none is left to downsample"):
+    with pytest.raises(PlanError, match="none are left to downsample"):
         write_job("job", PLAN, [], 10)
     with pytest.raises(PlanError, match="Particles per stack: got 0, expected 1 or more"):
         write_job("job", PLAN, [Row(1, 1, "a", 0, 0)], 0)

@@ -132,7 +132,7 @@ def test_corrupt_particles_are_listed_and_may_be_skipped(project):
     items.append(particle(31, (1, stack), np.diag([0.0, 1, 1, 1])))
     particles = particle_set(project, items, APIX, "Projection")
     protocol = new_downsample(project, particles, fourierCropSize=16, particlesPerStack=10)
-    with pytest.raises(RuntimeError, match="3 particles cannot be used, expected none"):
+    with pytest.raises(RuntimeError, match="3 corrupt particles, expected none"):
         headless.run(project, protocol)
     table = protocol._getExtraPath("bad_particles.star")
     listed = Table(fileName=table, tableName="bad_particles")
@@ -199,7 +199,7 @@ def test_a_set_that_changes_meanwhile(project):
     with contextlib.closing(sqlite3.connect(given.outputParticles.getFileName())) as file:
         file.execute("UPDATE Objects SET enabled = (id <> 4)")
         file.commit()
-    with pytest.raises(Exception, match="the set was changed meanwhile; restart the run"):
+    with pytest.raises(Exception, match="the set was changed during the run; restart the run"):
         protocol.createOutputStep(0.0)
 
 

@@ -167,7 +167,9 @@ def test_connected_sets_that_are_not_there_yet_or_empty(project, sets):
     for name in ("alignments3D", "alignments2D"):
         protocol = new_downsample(project, sets["Projection"], recenter=True, **{name: (later, "outputParticles")})
         (error,) = protocol.validate()
-        assert "the set is not there yet, expected a finished output; run what makes it first." in error
+        assert (
+            "the set does not exist yet, expected a finished output; run the protocol that creates it first." in error
+        )
         assert protocol.warnings() == []
     disabled = [particle(i, (i, "some.mrcs"), np.eye(4)) for i in (1, 2)]
     for item in disabled:
@@ -251,7 +253,7 @@ def test_no_common_particles(project, sets):
     others = particle_set(project, [particle(9, (1, "some.mrcs"), np.eye(4))], APIX, "Projection")
     protocol = new_downsample(project, sets[None], alignments3D=(others, "outputParticles"), fourierCropSize=20)
     project.launchProtocol(protocol, wait=True)
-    assert "none is left to downsample, expected one or more" in protocol.getErrorMessage()
+    assert "none are left to downsample, expected one or more" in protocol.getErrorMessage()
 
 
 def set_value(particles, label, particle_id, value):
@@ -268,7 +270,7 @@ def test_a_coordinate_that_is_text(project, sets):
     set_value(given.outputParticles, "_coordinate._y", 3, "west")
     protocol = new_downsample(project, given, fourierCropSize=20)
     project.launchProtocol(protocol, wait=True)
-    assert "_coordinate._y: got something else than numbers" in protocol.getErrorMessage()
+    assert "_coordinate._y: got something other than numbers" in protocol.getErrorMessage()
     assert not list(Path(protocol._getExtraPath()).glob("*.mrcs"))
 
 
@@ -284,9 +286,9 @@ def test_a_singular_matrix_names_its_particle(project, sets):
 def test_warnings_and_the_expected_outcome(project, sets):
     protocol = new_downsample(project, sets[None], targetPixelSize=3.0)
     size, deviation = checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
-    assert "2.9111 Å/px comes out" in size
+    assert "the output has 2.9111 Å/px" in size
     assert protocol.warnings() == [deviation]  # the images are noise of deviation 1
-    will_give = "Will give: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
+    will_give = "Expected output: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
     assert protocol.summary() == [will_give, size, deviation]
     assert new_downsample(project, sets[None]).warnings() == []
 
@@ -298,14 +300,14 @@ def test_questions_are_for_what_is_off(project, sets):
     usual = new_downsample(project, given, targetPixelSize=2.6, saveFloat16=True)
     assert usual.warnings() == []
     (_, size, bits) = usual.summary()
-    assert "2.62 Å/px comes out" in size
+    assert "the output has 2.62 Å/px" in size
     assert "16-bit floating point" in bits
     for settings, sentence in (
-        ({"targetPixelSize": 2.77}, "2.77 Å/px was requested, 2.9111 Å/px comes out"),  # 5.1 % away
+        ({"targetPixelSize": 2.77}, "2.77 Å/px was requested; the output has 2.9111 Å/px"),  # 5.1 % away
         ({"fourierCropSize": 21}, "21 px is odd. RELION 3.1 reconstructs wrong maps"),
         ({"cropSize": 39}, "39 px is odd"),
         ({"fourierCropSize": 34}, "prime factor 17"),
-        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has next to no effect"),
+        ({"fourierCropSize": 20, "lowpassResolution": 4.0}, "has almost no effect"),
     ):
         (question,) = new_downsample(project, given, **settings).warnings()
         assert sentence in question
@@ -342,7 +344,7 @@ def test_summary_methods_and_citations(project, sets):
     assert sentence.startswith(
         "3 particle images (40 px, 1.31 Å/px) were recentred by their aligned shifts by whole pixels, Fourier cropped "
         "to 20 px (2.62 Å/px), low-pass filtered at 8 Å (Butterworth, order 8) and normalised to their background "
-        "beyond 10 px [Scheres2012] with scipion-em-downsample "
+        "outside a radius of 10 px [Scheres2012] with scipion-em-downsample "
     )
     assert "not found" not in "".join(protocol.citations())
     assert "\\" not in "".join(protocol.citations())
@@ -428,7 +430,7 @@ def test_the_long_tab_has_groups(project, sets):
     assert list(groups) == ["Box and pixel size", "Recentring", "Filters", "Normalization", "Storage"]
     assert groups["Box and pixel size"] == ["cropSize", "targetPixelSize", "fourierCropSize"]
     for name in ("cropSize", "fourierCropSize"):
-        assert "RELION 3.1 reconstructs wrong maps from one, without a word" in protocol.getParam(name).getHelp()
+        assert "RELION 3.1 reconstructs wrong maps from them without any warning" in protocol.getParam(name).getHelp()
 
 
 def test_protocols_conf_is_json_where_scipion_wants_it():

@@ -119,8 +119,8 @@ def test_content_less_residual_shift_is_at_the_origin(project, blobs, case, mode
         assert np.abs(np.array(after.getCoordinate().getPosition()) - expected).max() <= 0.5 + 1e-9
 
 
-def test_the_wrong_2d_reading_moves_particles_the_wrong_way(project, blobs):
-    """The two readings are really different here, so the tests above can tell them apart."""
+def test_the_wrong_2d_convention_moves_particles_the_wrong_way(project, blobs):
+    """The two conventions differ for these particles, so the tests above can tell them apart."""
     case = ("2D", ROTATE_THEN_SHIFT, False)
     output = downsample(
         project, blobs[case], recenter=True, recenterMode=EXACT, alignment2DConvention=SHIFT_THEN_ROTATE
@@ -233,7 +233,7 @@ def test_alignment_of_another_pixel_size_with_missing_particles(project, unalign
     assert output.getAlignment() == "Projection"
     for item in items_of(output):
         assert centred_by(item, "Projection") == pytest.approx([0, 0], abs=0.01)
-    assert any("2 particles that Alignments 3D does not have" in line for line in protocol.summary())
+    assert any("2 particles that Alignments 3D does not contain" in line for line in protocol.summary())
 
 
 def test_missing_particles_are_left_out_without_recentring_too(project, unaligned, coarse_alignment):

@@ -123,7 +123,7 @@ def test_a_volume_with_half_maps(project, maps):
     assert source.outputVolume.getOrigin().getShifts() == pytest.approx((-36.0, -36.0, -30.0))
     assert protocol.summary()[:2] == [
         "1 volume: box 48 → 40 → 25 px, pixel size 1.5 → 2.4 Å/px, Nyquist 4.8 Å; cropped, low-pass 6 Å",
-        "2 half maps went along",
+        "2 half maps as well",
     ]
     assert protocol._methods()[0].startswith(
         "1 map (48 px, 1.5 Å/px) was resampled in Fourier space to 25 px (2.4 Å/px) and low-pass filtered at 6 Å "
@@ -147,7 +147,7 @@ def test_a_mask_for_downsampled_particles_and_back(project):
     mask = data_of(output.getFileName())
     assert (mask.min(), mask.max()) == (0, 1)
     assert not output.hasOrigin()
-    assert "In the box and pixel size of" in protocol.summary()[1]
+    assert "Box and pixel size of" in protocol.summary()[1]
     back = new(project, protocol, "outputMask", like=full)
     assert "the output is finer (1.5 Å/px) than the volume (3 Å/px)" in back.warnings()[0]
     headless.run(project, back)
@@ -180,7 +180,7 @@ def test_a_set_of_volumes(project, maps):
             expected = downsample_volume(given_map, VolumePlan(BOX, APIX, target_pixel_size=3.0))
             assert np.array_equal(data_of(path), expected)
     assert protocol.pairOf(2)[0].getObjId() == protocol.pairOf(2)[1].getObjId() == 9
-    assert protocol.summary()[1] == "3 half maps went along"
+    assert protocol.summary()[1] == "3 half maps as well"
 
 
 def test_a_raised_cosine(project, maps):
@@ -245,16 +245,16 @@ def test_other_refusals(project, maps):
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     particles = particles_of(project, 24, 3.0, "like.mrcs")
     (error,) = new(project, source, like=particles, cropSize=40).validate()
-    assert "Particles or volume to fit: it is given, and so is a box or a pixel size" in error
+    assert "Particles or volume to fit: given together with a box or a pixel size" in error
     oblong = given(project, lambda folder: volume_in(folder, [np.zeros((20, 24, 24), dtype=np.float32)]))
     (error,) = new(project, oblong, fourierCropSize=16).validate()
     assert "Input volumes, " in error and "24 x 24 x 20 voxels, expected a cube" in error
     unsized = given(project, lambda folder: volume_in(folder, maps[:1], apix=0))
     assert new(project, unsized, fourierCropSize=16).validate() == [
-        "Input volumes: there is no sampling rate, expected the voxel size; set it first."
+        "Input volumes: the sampling rate is missing, expected the voxel size; set it first."
     ]
     (error,) = new(project, source, like=particles_of(project, 24, None, "unsized.mrcs")).validate()
-    assert "Particles or volume to fit: there is no sampling rate" in error
+    assert "Particles or volume to fit: the sampling rate is missing" in error
     mask = given(project, lambda folder: volume_in(folder, [np.zeros((24,) * 3, np.float32)], "VolumeMask"))
     (error,) = new(project, mask, fourierCropSize=16, highpassResolution=20.0).validate()
     assert "expected none for a mask" in error
@@ -298,7 +298,7 @@ def test_a_full_disk_is_a_sentence(project, maps, monkeypatch):
         project.launchProtocol(protocol, wait=True)
     message = protocol.getErrorMessage()
     assert "the output cannot be written (No space left on device), expected a folder" in message
-    assert "with room for 4 MB; see to it, then continue the run" in message and "Traceback" not in message
+    assert "with room for 4 MB; check it, then continue the run" in message and "Traceback" not in message
     go_on(project, protocol, wait=True)
     assert protocol.isFinished()
 

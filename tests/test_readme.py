@@ -65,7 +65,7 @@ def test_the_demo_on_a_stack_of_ones_own(demo, tmp_path):
     "arguments, sentence",
     [
         (("nowhere.mrcs", "1.3"), "nowhere.mrcs: the file cannot be opened"),
-        ((__file__, "1.3"), "test_readme.py: the file is no MRC stack"),
+        ((__file__, "1.3"), "test_readme.py: the file is not a readable MRC stack"),
         (("some.mrcs",), "APIX: got ''"),
     ],
 )

@@ -71,7 +71,7 @@ def read(path, **given):
 def rewrite(path, moved=MOVED, kept=True, box=OUT, stack="out/p.mrcs", to="new.star", **given):
     """The rewritten file, read by another reader; `moved` repeats if there are more rows."""
     with RelionStar(path, **given) as source:
-        rows = sum(len(some.numbers) for some in source.particles())
+        rows = sum(len(some.particle_ids) for some in source.particles())
         plans = {group: DownsamplePlan(group.box, group.apix, fourier_crop_size=box) for group in source.groups}
         new = NewStar(source, plans)
         moved = np.resize(np.asarray(moved, dtype=float), (rows, 2))
@@ -175,7 +175,7 @@ def test_names_of_images():
     names = ["in.mrcs", "0@in.mrcs", "12@a@b.mrcs", '"1@with blanks/x.mrcs"', "'3@in.mrcs'", "5@é\udcff.mrcs"]
     with RelionStar(with_optics(names=names)) as found:
         (some,) = found.particles()
-    assert some.indices.tolist() == [0, 0, 12, 1, 3, 5]
+    assert some.image_indices.tolist() == [0, 0, 12, 1, 3, 5]
     assert [found.image_files[file] for file in some.files] == [
         "in.mrcs", "in.mrcs", "a@b.mrcs", "with blanks/x.mrcs", "in.mrcs", "é\udcff.mrcs",
     ]  # fmt: skip
@@ -473,10 +473,10 @@ def test_a_pixel_size_that_is_given_for_relion_30(columns, magnification, detect
 
 @pytest.mark.parametrize("make", [with_optics, relion_30])
 def test_pixel_sizes_that_contradict_the_file(make):
-    sentence = "Pixel size of the images: got 1.6 Å/px, expected 1.5 Å/px, as in.star has it; leave it out."
+    sentence = "Pixel size of the images: got 1.6 Å/px, expected 1.5 Å/px, the value in in.star; leave the option out."
     assert refused(make(), PlanError, apix=1.6) == sentence
     assert read(make(), apix=1.5001)[-2][0].apix == 1.5, "the file's digits count"
-    sentence = "Pixel size of the micrographs: got 1 Å/px, expected 0.75 Å/px, as in.star has it"
+    sentence = "Pixel size of the micrographs: got 1 Å/px, expected 0.75 Å/px, the value in in.star"
     assert sentence in refused(make({"rlnMicrographPixelSize": "0.75"}), PlanError, micrograph_apix=1.0)
 
 
@@ -511,11 +511,11 @@ def test_the_record_of_every_particle_of_two_groups():
     "columns, sentence",
     [
         ({"rlnReconstructImageName": "1@x.mrcs"}, "rlnReconstructImageName: got a second image for each particle"),
-        ({"rlnTomoName": "t1"}, "rlnTomoName: got particles of tomography, expected images from micrographs"),
-        ({"rlnCenteredCoordinateXAngst": "1"}, "rlnCenteredCoordinateXAngst: got particles of tomography"),
+        ({"rlnTomoName": "t1"}, "rlnTomoName: got particles from tomograms, expected images from micrographs"),
+        ({"rlnCenteredCoordinateXAngst": "1"}, "rlnCenteredCoordinateXAngst: got particles from tomograms"),
         ({"rlnImageDimensionality": "3"}, "rlnImageDimensionality is 3, expected 2; give a file of images"),
-        ({RECORD[0]: "1@x.mrcs"}, "lacks downsampleShiftXAngst, downsampleShiftYAngst: got a part of it"),
-        ({RECORD[2]: "1"}, "lacks downsampleImage, downsampleShiftXAngst"),
+        ({RECORD[0]: "1@x.mrcs"}, "incomplete: downsampleShiftXAngst, downsampleShiftYAngst missing"),
+        ({RECORD[2]: "1"}, "incomplete: downsampleImage, downsampleShiftXAngst missing"),
         ({"rlnMicrographPixelSize": "-1"}, "rlnMicrographPixelSize is -1 Å/px, expected more than 0"),
     ],
 )
@@ -527,12 +527,12 @@ def test_what_is_refused(columns, sentence):
 
 def test_what_is_refused_in_optics():
     for label, value, sentence in (
-        ("rlnTomoTiltSeriesPixelSize", "1", "rlnTomoTiltSeriesPixelSize: got particles of tomography"),
-        ("rlnImageDimensionality", "3", "in the optics table rlnImageDimensionality is 3, expected 2"),
-        ("rlnImagePixelSize", "abc", "in the optics table rlnImagePixelSize is abc, expected a number"),
-        ("rlnImagePixelSize", "0", "in the optics table stands a pixel size of 0 Å/px, expected a number above 0"),
-        ("rlnImagePixelSize", "-1", "a pixel size of -1 Å/px"),
-        ("rlnImagePixelSize", "1e9", "a pixel size of 1e+09 Å/px"),
+        ("rlnTomoTiltSeriesPixelSize", "1", "rlnTomoTiltSeriesPixelSize: got particles from tomograms"),
+        ("rlnImageDimensionality", "3", "in.star, optics table: rlnImageDimensionality is 3, expected 2"),
+        ("rlnImagePixelSize", "abc", "in.star, optics table: rlnImagePixelSize is abc, expected a number"),
+        ("rlnImagePixelSize", "0", "in.star, optics table: the pixel size is 0 Å/px, expected a number above 0"),
+        ("rlnImagePixelSize", "-1", "the pixel size is -1 Å/px"),
+        ("rlnImagePixelSize", "1e9", "the pixel size is 1e+09 Å/px"),
         ("rlnImageSize", "nan", "rlnImageSize is nan, expected a number"),
     ):
         assert sentence in refused(with_optics(groups=[{**OPTICS, label: value}]))
@@ -543,10 +543,10 @@ def test_what_is_refused_in_other_blocks():
     for text in (bodies + optics() + particles({"rlnOpticsGroup": "1"}), optics() + particles() + bodies):
         assert "data_images_body_2: got a multi-body refinement, expected one body" in refused(write(text))
     twice = optics() + particles() + particles(block="more")
-    assert "line 29: rlnImageName stands in a second table, expected one" in refused(write(twice))
-    assert "optics group 1 stands twice in the optics table" in refused(with_optics(groups=[OPTICS, OPTICS]))
+    assert "line 29: rlnImageName appears in a second table, expected one" in refused(write(twice))
+    assert "optics group 1 appears twice in the optics table" in refused(with_optics(groups=[OPTICS, OPTICS]))
     junk = optics() + particles() + "1@in.mrcs 1\n"
-    assert "line 23: '1@in.mrcs 1' stands outside a loop" in refused(write(junk))
+    assert "line 23: '1@in.mrcs 1' is outside a loop" in refused(write(junk))
 
 
 NUMBERS = [*relion_labels.OF_PARTICLE, *relion_labels.OF_GROUP[1:]]
@@ -558,7 +558,7 @@ def test_values_that_are_no_numbers(label, text):
     """All that the output needs is looked at before any image is, with its line."""
     record = dict.fromkeys(RECORD, "0") if label in RECORD else {}
     good = {"rlnImageSize": "32"}.get(label, "2" if label == "rlnImageDimensionality" else "1")
-    shown = text.strip("'") or "not there"
+    shown = text.strip("'") or "missing"
     for make in (with_optics, relion_30):
         path = make({**record, label: [good, text, good]})
         lines = Path(path).read_text().splitlines()
@@ -571,21 +571,21 @@ def test_values_that_are_no_numbers(label, text):
 @pytest.mark.parametrize(
     "path, sentence",
     [
-        (lambda: write("data_\n_rlnImageName 1\n"), "no rlnImageName in it, expected a RELION STAR file of particles"),
-        (lambda: with_optics(names=[]), "no rlnImageName in it that has rows"),
-        (lambda: write(particles(block="")), "rlnMagnification is not there, expected a number for all particles"),
-        (lambda: write(particles({"rlnMagnification": "1"})), "rlnDetectorPixelSize is not there"),
-        (lambda: relion_30({"rlnMagnification": "0"}), "line 10: stands a pixel size of 0 Å/px, expected a"),
-        (lambda: with_optics(groups=[{"rlnOpticsGroup": "1"}]), "rlnImagePixelSize is not there, expected a"),
-        (lambda: with_optics({"rlnOpticsGroup": "7"}), "line 20: a particle is of optics group 7, expected one"),
+        (lambda: write("data_\n_rlnImageName 1\n"), "it has no rlnImageName, expected a RELION STAR file of particles"),
+        (lambda: with_optics(names=[]), "it has no rows with rlnImageName"),
+        (lambda: write(particles(block="")), "rlnMagnification is missing, expected a number for all particles"),
+        (lambda: write(particles({"rlnMagnification": "1"})), "rlnDetectorPixelSize is missing"),
+        (lambda: relion_30({"rlnMagnification": "0"}), "line 10: the pixel size is 0 Å/px, expected a"),
+        (lambda: with_optics(groups=[{"rlnOpticsGroup": "1"}]), "rlnImagePixelSize is missing, expected a"),
+        (lambda: with_optics({"rlnOpticsGroup": "7"}), "line 20: a particle belongs to optics group 7, expected one"),
         (lambda: with_optics(names=["1@in.mrcs", "x@in.mrcs"]), "line 21: rlnImageName is x@in.mrcs, expected a"),
         (lambda: with_optics(names=["1@in.mrcs", "@in.mrcs"]), "line 21: rlnImageName is @in.mrcs, expected a number"),
         (lambda: with_optics(names=["1@in.mrcs", "1@"]), "line 21: rlnImageName is 1@, expected a number before the @"),
         (lambda: with_optics(names=["1234567890123@in.mrcs"]), "of up to 12 digits, and a file after it"),
         (lambda: with_optics(names=["²@in.mrcs"]), "rlnImageName is ²@in.mrcs, expected a number before the @"),
         (lambda: with_optics({"rlnOpticsGroup": ["1", "1", "1 2"]}), "line 22: 3 values, expected 2, one"),
-        (lambda: with_optics({"rlnImageName ": "1"}), "line 20: _rlnImageName stands twice in the table"),
-        (lambda: with_optics(groups=[{**OPTICS, "rlnImageSize ": "1"}]), "_rlnImageSize stands twice in the table"),
+        (lambda: with_optics({"rlnImageName ": "1"}), "line 20: _rlnImageName appears twice in the table"),
+        (lambda: with_optics(groups=[{**OPTICS, "rlnImageSize ": "1"}]), "_rlnImageSize appears twice in the table"),
     ],
 )  # fmt: skip
 def test_files_with_something_wrong(path, sentence):
@@ -636,7 +636,5 @@ def test_a_file_that_is_written_to_meanwhile():
         (block,) = (piece for piece in new.pieces() if isinstance(piece, Block))
         outcome = Outcome(np.ones(3, dtype=bool), ["p"], np.zeros(3, np.int32), np.arange(3), MOVED)
         for look in (source.file.check_unchanged, lambda: new.rows.new_rows(block, outcome)):
-            with pytest.raises(
-                DataError, match=r"in.star: it was changed while the run was on, expected the same file"
-            ):
+            with pytest.raises(DataError, match=r"in.star: it was changed during the run, expected the same file"):
                 look()

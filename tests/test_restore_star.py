@@ -315,7 +315,7 @@ def test_nothing_that_can_be_restored(shifts, capsys):
 def test_a_file_without_record(shifts, capsys):
     original(shifts)
     restored("original.star", code=EXIT_DATA)
-    assert "original.star: downsampleImage is not there, expected the record" in capsys.readouterr().err
+    assert "original.star: downsampleImage is missing, expected the record" in capsys.readouterr().err
 
 
 def test_output_that_may_not_be_written(shifts, capsys):
@@ -325,7 +325,7 @@ def test_output_that_may_not_be_written(shifts, capsys):
     before = Path("full.star").read_bytes()
     Path("full.star").write_text("mine")
     restored(small, code=EXIT_USAGE)
-    assert "full.star: it is there already; add --force" in capsys.readouterr().err
+    assert "full.star: it exists already; add --force" in capsys.readouterr().err
     assert Path("full.star").read_text() == "mine"
     restored(small, "--force")
     assert Path("full.star").read_bytes() == before

@@ -232,7 +232,7 @@ def test_joined_sets_that_are_numbered_anew(project, trip, originals):
     assert max(item.getObjId() for item in items_of(joined.outputSet)) > max(later)
     restored = restore(project, (joined, "outputSet"), small)
     check(restored, original, later)
-    assert any(f"Left out: {COUNT} particles that cannot be found" in line for line in restored.summary())
+    assert any(f"Left out: {COUNT} particles that could not be found" in line for line in restored.summary())
 
 
 def test_assigned_alignment(project, trip):
@@ -299,10 +299,10 @@ def test_other_full_size_particles(project, trip):
         truth = later[item.getObjId()]
         assert item.getFileName() == stack
         assert np.abs(item.getTransform().getMatrix() - truth.matrix(2 * truth.shift)).max() < TOLERANCE
-    assert any("Left out: 1 particle that cannot be found" in line for line in restored.summary())
+    assert any("Left out: 1 particle that could not be found" in line for line in restored.summary())
     listed = Path(restored._getExtraPath("left_out_particles.star")).read_text()
     assert "\n23 " in listed
-    assert "none of id 23" in listed
+    assert "has the id 23" in listed
 
 
 def test_symmetry_expanded_particles(project, trip):
@@ -357,7 +357,7 @@ def test_ids_that_were_exchanged_are_not_believed(project, trip):
     exchanged[21], exchanged[22] = 22, 21
     restored = restore(project, rewritten(project, particles, ids=exchanged), small)
     check(restored, original, later, [key for key in later if key not in (21, 22)])
-    assert any("Left out: 2 particles that cannot be found" in line for line in restored.summary())
+    assert any("Left out: 2 particles that could not be found" in line for line in restored.summary())
 
 
 def test_particles_without_alignment_keep_that_of_the_full_size_ones(project, trip, originals):
@@ -546,7 +546,7 @@ def test_nothing_is_invented_from_ids_alone(project, originals):
     same = without_marks(project, [(item.getObjId(), item) for item in items], apix)
     restored = restore(project, same, small)
     check(restored, original, later)
-    assert any(f"{COUNT} of them by their ids" in line for line in restored.summary())
+    assert any(f"{COUNT} of them found by their ids" in line for line in restored.summary())
     renumbered = without_marks(project, [(item.getObjId() - 2, item) for item in items[2:]], apix)
     protocol = new_restore(project, renumbered, small)
     project.launchProtocol(protocol, wait=True)
@@ -622,7 +622,7 @@ def test_classes_of_images_that_were_written_again(project, trip):
     project.launchProtocol(protocol, wait=True)
     assert f"All {COUNT} particles are left out" in protocol.getErrorMessage()
     listed = Path(protocol._getExtraPath("left_out_particles.star")).read_text()
-    assert listed.count("the set is numbered anew, and nothing tells") == 4
+    assert listed.count("the set has been renumbered, and nothing identifies") == 4
     assert listed.count("neither its image nor its id") == COUNT - 4
 
 
@@ -650,7 +650,7 @@ def test_unfit_full_size_particles(project, trip):
         (found,) = new_restore(project, particles, small, fullSizeParticles=full).validate()
         return found
 
-    assert "not there yet" in problem(project.newProtocol(ProtDownsampleParticles))
+    assert "does not exist yet" in problem(project.newProtocol(ProtDownsampleParticles))
     assert "the set is empty" in problem(particle_set(project, [], APIX))
     assert "no sampling rate" in problem(particle_set(project, [particle(21, (1, "original_0.mrcs"))], None))
     assert "the input particles themselves" in problem(particles)
@@ -674,8 +674,8 @@ def test_an_empty_class_is_a_sentence(project, trip):
         assert protocol.summary() == ["Output particles not ready yet."]
 
 
-def test_a_2d_reading_that_cannot_be_seen_is_told(project, originals):
-    """Particles without Xmipp's attributes get an alignment in Xmipp's reading: later runs must be told."""
+def test_a_2d_convention_that_does_not_show_is_told(project, originals):
+    """Particles without Xmipp's attributes get an alignment in Xmipp's convention: later runs must be told."""
     original, truths = originals["Projection"]
     xmipp, _ = originals[ROTATE_THEN_SHIFT]
     settings = {"alignments2D": (xmipp, "outputParticles"), "fourierCropSize": 20}

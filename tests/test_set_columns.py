@@ -667,9 +667,9 @@ def test_pixel_sizes_of_items_stay_where_the_set_has_none(particles):
 
 
 def test_items_that_are_gone(particles):
-    with pytest.raises(DataError, match=r"in/particles.sqlite: got nothing for the item of id 7, expected"):
+    with pytest.raises(DataError, match=r"in/particles.sqlite: got no item with id 7, expected"):
         written(particles, [], ids=[7, 1])
-    with pytest.raises(DataError, match=r"in/particles.sqlite: got nothing for the item of id 1001, expected"):
+    with pytest.raises(DataError, match=r"in/particles.sqlite: got no item with id 1001, expected"):
         written(particles, [], ids=[1, 1001, 2], folder="again")
 
 
@@ -841,9 +841,9 @@ def test_moved_texts_keep_all_other_digits():
 def test_numbers_that_are_none(particles):
     update(particles.getFileName(), {"_rlnWeight": "heavy", "_rlnGroup": "blue"}, "id=5")
     (block,) = read(particles.getFileName(), ["_rlnWeight", "_rlnGroup"])
-    with pytest.raises(DataError, match=r"_rlnWeight: got something else than numbers .*heavy.*, expected numbers"):
+    with pytest.raises(DataError, match=r"_rlnWeight: got something other than numbers .*heavy.*, expected numbers"):
         block.floats("_rlnWeight")
-    with pytest.raises(DataError, match=r"_rlnGroup: got something else than numbers .*blue.*, expected numbers"):
+    with pytest.raises(DataError, match=r"_rlnGroup: got something other than numbers .*blue.*, expected numbers"):
         block.integers("_rlnGroup", 0)
 
 
@@ -857,7 +857,7 @@ def test_numbers_that_are_none(particles):
             "UPDATE Classes SET column_name='c99' WHERE label_property='_index'",
             "got the column c99 for _index, expected",
         ),
-        ("ALTER TABLE Objects RENAME COLUMN enabled TO able", "expected .* among them; .*make it anew"),
+        ("ALTER TABLE Objects RENAME COLUMN enabled TO able", "expected .* among them; .*create it again"),
         ("ALTER TABLE Classes RENAME COLUMN class_name TO kind", "got 'no such column: class_name' from SQLite"),
     ],
 )

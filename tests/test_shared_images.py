@@ -66,7 +66,7 @@ def test_an_expanded_set(project, expanded, mode):
         assert np.array_equal(m_new[:3, :3], m[:3, :3])
         left = -np.linalg.inv(m_new)[:2, 3]
         assert left == pytest.approx((shifts[i] - applied[i]) / 2, abs=1e-9)
-    assert f"{COUNT} images stand for them: particles of the same image and shift share it" in run.summary()
+    assert f"{COUNT} output images: particles with the same image and shift share one" in run.summary()
 
 
 def test_another_shift_is_another_image(project, expanded):

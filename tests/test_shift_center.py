@@ -171,7 +171,7 @@ def test_what_projects_outside_the_box(project, single_blobs):
     assert 0 < len(outside) < 8
     stay = move(project, single_blobs[0], **coordinates(point))
     assert stay.outputParticles.getSize() == 8
-    assert any(f"In {len(outside)} of them it lies outside the box" in line for line in stay.summary())
+    assert any(f"For {len(outside)} of them, the point lies outside the box" in line for line in stay.summary())
     left = move(project, single_blobs[0], excludeOutside=True, **coordinates(point))
     assert {item.getObjId() for item in items_of(left.outputParticles)} == set(range(1, 9)) - outside
     assert any(f"Left out: {len(outside)} particles" in line for line in left.summary())

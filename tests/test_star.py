@@ -279,8 +279,8 @@ def test_more_labels_look_like_those_before(here):
         ),
         ("_a\n_b\n1 2\n1 2 3\n", "line 6: 3 values, expected 2"),
         ("_a\n_b\n1 2\n'1 2'\n", "line 6: 1 value, expected 2"),
-        ("_a\n_b\n1 2\n# c\n1 '2\n", "line 7: a quote is not closed: got '2, expected it again"),
-        ("_a\n_b\n_a\n1 2 3\n", "line 5: _a stands twice in the table, expected once"),
+        ("_a\n_b\n1 2\n# c\n1 '2\n", "line 7: a quote is not closed: got '2, expected a closing quote"),
+        ("_a\n_b\n_a\n1 2 3\n", "line 5: _a appears twice in the table, expected once"),
     ],
 )
 def test_loops_with_something_wrong(here, text, sentence):
@@ -297,7 +297,7 @@ def test_pairs_with_something_wrong(here):
 
 def test_rows_behind_an_empty_line(here):
     path = write(loop("x", ["a", "b"], [[1, 2]], end="\n3 4\n") + loop("y", ["c"], [[5]], end="\nanything goes\n"))
-    with pytest.raises(DataError, match=r"line 11: '3 4' stands outside a loop, expected rows to follow their loop"):
+    with pytest.raises(DataError, match=r"line 11: '3 4' is outside a loop, expected rows to follow their loop"):
         tables(path, strict=["x"])
     assert [table.block for table in tables(path, strict=["z"])] == ["x", "y"]
 
@@ -353,9 +353,9 @@ def test_a_file_that_is_written_to(here, old_time):
             other.write(b"7")
         if old_time:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(DataError, match=r"in.star: it was changed while the run was on"):
+        with pytest.raises(DataError, match=r"in.star: it was changed during the run"):
             file.check_unchanged()
-        with pytest.raises(DataError, match=r"in.star: it was changed while the run was on"):
+        with pytest.raises(DataError, match=r"in.star: it was changed during the run"):
             read_again(path, file.descriptor, table, block)
 
 

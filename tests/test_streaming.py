@@ -244,7 +244,7 @@ def test_an_alignment_that_comes_later(project, items, closed):
     finished(project, protocol)
     expected = [item.getObjId() for item in items if item.getObjId() != 5]
     assert [item.getObjId() for item in items_of(protocol.outputParticles)] == expected
-    assert any("1 particle that Alignments 3D does not have" in line for line in protocol.summary())
+    assert any("1 particle that Alignments 3D does not contain" in line for line in protocol.summary())
     images = {item.getObjId(): image_of(item) for item in items_of(closed.outputParticles)}
     for item in items_of(protocol.outputParticles):
         assert np.array_equal(image_of(item), images[item.getObjId()])
@@ -394,7 +394,7 @@ def test_an_open_set_that_closes_empty(project):
     feeder.feed([], close=True)
     wait_for_end(project, protocol)
     assert protocol.isFailed()
-    assert "none has come" in protocol.getErrorMessage()
+    assert "none that can be downsampled have arrived" in protocol.getErrorMessage()
 
 
 def test_a_finished_run_whose_input_goes_on(project, items, closed):

@@ -58,7 +58,7 @@ def test_rows_come_back_to_the_last_bit(tmp_path):
         (lambda data: b"", "cannot be read as a table of a job"),
         (lambda data: data[:-1], "it has 4 rows, expected 5"),
         (lambda data: data[:50], "cannot be read as a table of a job"),
-        (lambda data: data.replace(b"image", b"imago"), "its columns are others"),
+        (lambda data: data.replace(b"image", b"imago"), "its columns differ"),
         (lambda data: data.replace(b"(5,)", b"(9,)"), "it has 5 rows, expected 9"),
         (lambda data: data.replace(b"(5,)", b"(5 "), "cannot be read as a table of a job"),
     ],

@@ -120,7 +120,7 @@ def test_the_run_that_is_named():
     for (ids, origins), start in zip(found, range(0, len(world.mix), 7)):
         rows = world.mix[start : start + len(ids)]
         assert origins.reasons == {
-            i: "its image has not come through the run that is named as Downsampled particles"
+            i: "its image does not come from the run given as Downsampled particles"
             for i, (_, (_, file), *_) in enumerate(rows)
             if file != "second.mrcs"
         }
@@ -133,7 +133,7 @@ def test_what_the_input_has_no_more():
         update(part.getFileName(), {"enabled": 0}, f"id={gone}")
     _, found = traced(world, sources(world.particles))
     assert reasonsOf(found) == {
-        key: "the downsample run's input does not have it any more"
+        key: "it is no longer in the input of the downsampling run"
         for key, *_, origin, _ in world.mix
         if origin == gone
     }
@@ -147,7 +147,7 @@ def test_a_run_whose_input_is_gone():
     assert not any(origins.reasons for _, origins in found)
     assert np.concatenate([origins.ids for _, origins in found]).tolist() == [origin for *_, origin, _ in world.mix]
     _, found = traced(world, sources(world.particles))
-    why = "it comes from other full-size particles than the run that is named"
+    why = "its full-size particle is not one of those of the given run"
     assert all(origins.reasons == dict.fromkeys(range(len(ids)), why) for ids, origins in found)
 
 
@@ -179,7 +179,7 @@ def test_records_that_are_missing():
     assert number in failed
     assert set(failed.values()) == {"neither it nor the downsampled particle has a record of its shift"}
     _, named = traced(world, sources(world.particles), named=1)
-    assert "its image has not come through" in reasonsOf(named)[number]  # the first reason counts
+    assert "its image does not come from the run given" in reasonsOf(named)[number]  # the first reason counts
     ways = {key: shift for key, *_, shift in world.mix if key not in failed}
     shifts = {key: origins.shifts[i] for ids, origins in found for i, key in enumerate(ids.tolist()) if key in ways}
     assert ways.keys() == shifts.keys()
@@ -217,7 +217,7 @@ def test_a_run_that_was_repeated():
     assert ids.tolist() == origins.ids.tolist() == [1, 2, 3, 4]
     assert origins.shifts[:3].tolist() == [[0, 0], [1.5, -3], [3, 0]]
     assert origins.reasons == {
-        3: "the run has been repeated with other particles: they stand 4.5 Å apart in the micrograph"
+        3: "the run has been repeated with different particles: they are 4.5 Å apart in the micrograph"
     }
 
 
@@ -265,7 +265,7 @@ def evidence(
 
 
 NOWHERE = (np.nan, np.nan)
-ANOTHER = "its image was written again by another protocol, and the downsampled particle of its id is another one: "
+ANOTHER = "its image was rewritten by another protocol, and the downsampled particle with its id is a different one: "
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ ANOTHER = "its image was written again by another protocol, and the downsampled 
         ({}, {"key": -1}, False, "neither its image nor its id is among the downsampled particles"),
         # place before all else
         ({}, {"places": (2.9, -2.9)}, True, None),
-        ({}, {"places": (3.1, 0)}, False, ANOTHER + "they stand 3.1 Å apart in the micrograph"),
-        ({}, {"places": (0, -4)}, False, ANOTHER + "they stand 4 Å apart in the micrograph"),
+        ({}, {"places": (3.1, 0)}, False, ANOTHER + "they are 3.1 Å apart in the micrograph"),
+        ({}, {"places": (0, -4)}, False, ANOTHER + "they are 4 Å apart in the micrograph"),
         ({}, {"micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
         ({}, {"micrograph": np.nan}, False, None),
         ({}, {"name": "a", "micrograph": 7}, False, ANOTHER + "its micrograph is 1, not 7"),
@@ -285,11 +285,11 @@ ANOTHER = "its image was written again by another protocol, and the downsampled 
         ({"name": "a"}, {"name": "b"}, False, ANOTHER + "its micrograph is 'a', not 'b'"),
         # before any shift where both have a record, else as they stand
         ({"places": (4, 4), "record": (1, 1), "defocus": (9, 9)}, {"record": (5, 5), "defocus": (99, 99)}, True, None),
-        ({"places": (4, 4), "record": (-3, 1)}, {"record": (5, 5)}, True, ANOTHER + "they stand 4 Å apart"),
+        ({"places": (4, 4), "record": (-3, 1)}, {"record": (5, 5)}, True, ANOTHER + "they are 4 Å apart"),
         ({}, {"record": (5, 5)}, True, None),
-        ({"places": (4, 4), "record": (1, 1)}, {}, True, ANOTHER + "they stand 5.657 Å apart"),
+        ({"places": (4, 4), "record": (1, 1)}, {}, True, ANOTHER + "they are 5.657 Å apart"),
         ({"places": (999, 0), "rate": 1.49}, {"places": (1005, 0)}, True, None),  # a rounded pixel size
-        ({"places": (999, 0), "rate": 1.49}, {"places": (999, 0)}, True, ANOTHER + "they stand 6.705 Å apart"),
+        ({"places": (999, 0), "rate": 1.49}, {"places": (999, 0)}, True, ANOTHER + "they are 6.705 Å apart"),
         ({"places": (999, 0), "rate": 3.0}, {"places": (999, 0)}, True, None),
         # then records, unless all are zero
         ({"places": NOWHERE, "record": (1, 2)}, {"record": (1, 2.0009), "micrograph": 3}, True, None),
@@ -311,7 +311,7 @@ ANOTHER = "its image was written again by another protocol, and the downsampled 
             {"places": NOWHERE, "record": (0, 0)},
             {"record": (0, 0)},
             True,
-            "its image was written again by another protocol, the set is numbered anew, and nothing tells which",
+            "its image was rewritten by another protocol, the set has been renumbered, and nothing identifies",
         ),
         ({"places": NOWHERE, "defocus": (9, 8)}, {"defocus": (9.9, 8)}, False, None),
         (
@@ -320,7 +320,7 @@ ANOTHER = "its image was written again by another protocol, and the downsampled 
             True,
             ANOTHER + "its defocus is [9. 8.], not [9. 5.] Å",
         ),
-        ({"places": NOWHERE, "defocus": (9, 8)}, {}, True, "its image was written again by another protocol, the set"),
+        ({"places": NOWHERE, "defocus": (9, 8)}, {}, True, "its image was rewritten by another protocol, the set"),
     ],
 )
 def test_what_shows_that_a_particle_is_the_same(own, named, isNumberedAnew, problem):

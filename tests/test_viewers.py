@@ -199,13 +199,13 @@ def test_a_failed_run_shows_its_error_and_its_bad_particles(project, problems):
     analyze(project, protocol)
     ((title, text, path),) = problems
     assert title == "The run has failed"
-    assert "2 particles cannot be used, expected none" in text
+    assert "2 corrupt particles, expected none" in text
     assert "\x1b" not in text
     listed = listed_particles(path, 100)
     assert [(each.particle_id, each.image_index, each.image_file) for each in listed] == [(2, 2, stack), (4, 4, stack)]
     assert all("pixels that are not numbers" in each.problem for each in listed)
     assert protocol.summary()[0] == "0 of 5 images done (0%)"  # the stack with them is not made
-    assert protocol.summary()[1] == f"Particles that cannot be used: {path}"
+    assert protocol.summary()[1] == f"Corrupt particles are listed in {path}"
 
 
 def test_particles_that_are_left_out_are_shown(project, blobs, problems):
@@ -262,7 +262,7 @@ def test_the_summary_of_a_running_run_says_how_far_it_is(project, blobs):
     assert protocol.summary()[0] == "6 of 12 images done (50%)"
     run_job(job, job.stacks, 1, lambda done: None)
     protocol.setRunning()
-    assert protocol.summary() == ["12 of 12 images done (100%)", "The output set is being made."]
+    assert protocol.summary() == ["12 of 12 images done (100%)", "The output set is being written."]
 
 
 def test_lists_of_particles_are_read_as_they_were_written(here):

@@ -223,7 +223,7 @@ def test_a_level_does_not_cost_digits():
 
 
 def test_what_is_no_mask():
-    with pytest.raises(DataError, match="voxels from 0 to 255, expected those of a mask: from 0 to 1"):
+    with pytest.raises(DataError, match="voxels from 0 to 255, expected 0 to 1, as in a mask"):
         mask = np.zeros((16, 16, 16))
         mask[4] = 255
         downsample_volume(mask, VolumePlan(16, APIX, fourier_crop_size=8, is_mask=True))
@@ -244,11 +244,14 @@ def test_voxels_that_are_not_numbers(value):
         (VolumePlan(32, 0.0, fourier_crop_size=16), "Sampling rate of the volume: got 0.0 Å/px"),
         (VolumePlan(32, math.nan, fourier_crop_size=16), "Sampling rate of the volume: got nan Å/px"),
         (VolumePlan(32, APIX, fourier_crop_size=33), "Fourier crop to box size: got 33 px, expected 8 to 32 px"),
-        (VolumePlan(32, APIX, target_pixel_size=1.0), "got 1.0 Å/px, expected 1.5 Å/px or more (the input's own"),
+        (
+            VolumePlan(32, APIX, target_pixel_size=1.0),
+            "got 1.0 Å/px, expected 1.5 Å/px or more (the pixel size of the input",
+        ),
         (VolumePlan(32, APIX, crop_size=5000), "Crop / pad to box size: got 5000 px, expected 8 to 2048 px"),
-        (VolumePlan(32, APIX), "Nothing to do: the volume would stay as it is (32 px, 1.5 Å/px)"),
+        (VolumePlan(32, APIX), "Nothing to do: the volume would not change (32 px, 1.5 Å/px)"),
         (like(32, APIX, 32), "Nothing to do"),
-        (like(16, 3.0, 32, crop_size=30), "it is given, and so is a box or a pixel size"),
+        (like(16, 3.0, 32, crop_size=30), "given together with a box or a pixel size"),
         (like(16, 0.0, 32), "Particles or volume to fit: got 0.0 Å/px"),
         (like(4, 3.0, 32), "Particles or volume to fit: got a box of 4 px, expected 8 to 2048 px"),
         (like(16, 0.1, 32), "their box is 1.6 Å wide, expected at least 8 voxels of the volume (12 Å)"),
@@ -269,7 +272,7 @@ def test_warnings():
     (finer,) = volume_checks.warnings(like(32, APIX / 2, 16))
     assert "the output is finer (0.75 Å/px) than the volume (1.5 Å/px)" in finer
     (approximate,) = volume_checks.warnings(VolumePlan(32, APIX, target_pixel_size=3.2))
-    assert "3.2 Å/px was requested, 3 Å/px comes out" in approximate
+    assert "3.2 Å/px was requested; the output has 3 Å/px" in approximate
 
 
 def test_sizes_of_a_plan_that_fits_others():

@@ -103,7 +103,7 @@ def test_center_picker(windows):
 
 def test_viewer_windows(windows):
     titles = {name: note["title"] for name, note in windows[1].items() if name.startswith("viewer_")}
-    places = {"showPlaces": "Where the particles stand", "browsePlaces": "Particles and their centers"}
+    places = {"showPlaces": "Where the particles are", "browsePlaces": "Particles and their centers"}
     assert (
         titles.items()
         >= {
@@ -119,7 +119,7 @@ def test_viewer_windows(windows):
 def test_a_failed_run_shows_why(windows):
     note = windows[1]["failed"]
     assert note["title"] == "The run has failed"
-    assert note["message"].startswith("Protocol failed: 3 particles cannot be used")
+    assert note["message"].startswith("Protocol failed: 3 corrupt particles")
     assert [text.split(" | ")[:2] for text in note["texts"] if " | " in text] == [[n, n] for n in ("18", "64", "81")]
 
 

@@ -11,7 +11,7 @@ from typing import Callable
 from ..errors import DataError, PlanError, in_a_sentence
 
 EXIT_DATA, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-EXIT_CODES = "Exit codes: 0 done, 1 bad data, 2 a request that cannot be carried out, 130 stopped."
+EXIT_CODES = "Exit codes: 0 done, 1 corrupt data, 2 request refused, 130 stopped."
 
 
 def exit_code_of(work: Callable[[], object], stopped: str) -> int:
@@ -30,7 +30,7 @@ def exit_code_of(work: Callable[[], object], stopped: str) -> int:
         print(f"ERROR: {in_a_sentence(error)}", file=sys.stderr, flush=True)
         return EXIT_DATA
     except MemoryError:
-        print("ERROR: The memory is not enough; free some, or ask for more", file=sys.stderr, flush=True)
+        print("ERROR: Not enough memory; free some, or request more", file=sys.stderr, flush=True)
         return EXIT_DATA
     except (DataError, PlanError) as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)

@@ -50,12 +50,12 @@ examples:
   downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3
   downsample-particles run_data.star -o small --box 128 --recenter --float16 --jobs 8
 
-The particles come out as DIR/particles.star: that of the input, of RELION 3.1+ (optics
-groups) or 3.0 as it came, with the images, sizes, pixel sizes, origins and coordinates of
-the new particles and all else untouched; of a stack, a small one. After a refinement of
-it, restore-particles leads back to full size. The same command again goes on with a run
-that was stopped.
-Under mpirun or srun all processes work on it together; the first of them speaks.
+The new particles are listed in DIR/particles.star. From a STAR file, it has the format of
+the input, RELION 3.1+ (optics groups) or 3.0; only the images, sizes, pixel sizes, origins
+and coordinates are new. From a stack, it is a minimal STAR file. After refining these
+particles, use restore-particles to go back to full size. To continue a run that was
+stopped, run the same command again.
+Under mpirun or srun, all processes share the work; only the first one prints messages.
 {EXIT_CODES}"""
 
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if launch.rank:
         return _help(launch, arguments)
     options = _options(arguments)
-    return exit_code_of(lambda: _lead(options, launch), "Stopped; the same command goes on from here.")
+    return exit_code_of(lambda: _lead(options, launch), "Stopped; run the same command again to continue from here.")
 
 
 def _lead(options: argparse.Namespace, launch: Launch) -> None:
@@ -75,7 +75,7 @@ def _lead(options: argparse.Namespace, launch: Launch) -> None:
         if _is_job(options):
             _run(options, workers, crew)
         elif options.part is not None:
-            raise PlanError(["--part: it shares out a JOB.json only; for a stack or STAR file give --jobs."])
+            raise PlanError(["--part: got a stack or STAR file, expected a JOB.json; use --jobs instead."])
         else:
             convert(_request(options), workers, sys.stdout, crew)
         if crew.summary():
@@ -126,7 +126,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not _is_job(options) and options.output is None:
-        parser.error("-o DIR is needed: the folder for what comes out")
+        parser.error("-o DIR is required: the output folder")
     return options
 
 
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("input", metavar="IN.star|IN.mrcs|JOB.json", help="a RELION STAR file, a stack, or a job that Scipion wrote")
-    add("-o", "--output", metavar="DIR", help="folder for what comes out; must be given for a STAR file or stack")
+    add("-o", "--output", metavar="DIR", help="output folder; required for a STAR file or stack")
     add(
         "--apix",
         type=float,
@@ -186,8 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         "--micrograph-apix",
         type=float,
         metavar="A",
-        help="pixel size (Å/px) of the micrographs that rlnCoordinateX and Y are counted on, for a STAR file without "
-        "rlnMicrographPixelSize: recentring moves the coordinates too, and the output has the pixel size",
+        help="pixel size (Å/px) of the micrographs that rlnCoordinateX and Y refer to, for a STAR file without "
+        "rlnMicrographPixelSize: recentring then moves the coordinates too, and the output records this pixel "
+        "size",
     )
     add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
     size = parser.add_mutually_exclusive_group()
@@ -195,48 +196,56 @@ def _parser() -> argparse.ArgumentParser:
         "--box",
         type=int,
         metavar="n",
-        help="Fourier crop to a box of n px; even for RELION, which reconstructs wrong maps from odd boxes",
+        help=(
+            "Fourier crop to a box of n px; choose an even one for RELION 3.1, which reconstructs wrong maps from "
+            "odd boxes"
+        ),
     )
     size.add_argument(
         "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
     )
-    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; gain 1/2 there")
-    add("--highpass", type=float, metavar="Å", help="remove what varies more slowly than this; gain 1/2 there")
+    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; the gain is 1/2 at this resolution")
+    add(
+        "--highpass",
+        type=float,
+        metavar="Å",
+        help=("remove variation slower than this; the gain is 1/2 at this resolution"),
+    )
     recenter = parser.add_mutually_exclusive_group()
     recenter.add_argument(
         "--recenter",
         action="store_const",
         const=Recenter.WHOLE_PIXELS,
         default=Recenter.NONE,
-        help="move by the origins, rounded to whole pixels: no interpolation; the rest stays in the origins",
+        help="recentre by the origins rounded to whole pixels, without interpolation; the rest stays in the origins",
     )
     recenter.add_argument(
         "--recenter-exact",
         action="store_const",
         const=Recenter.EXACT,
         dest="recenter",
-        help="move by the whole of the origins, fractions of a pixel as a phase",
+        help="recentre by the exact origins, fractions of a pixel by a phase shift",
     )
     add(
         "--normalize",
         type=float,
         metavar="R",
-        help="give the background, beyond R px of the output, mean 0 and standard deviation 1 (-1: half the output "
-        "box)",
+        help="normalise the background, outside a radius of R output pixels, to mean 0 and standard deviation 1 (-1: "
+        "half the output box)",
     )
     add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
     add(
         "--jobs",
         type=_positive,
         metavar="J",
-        help="worker processes (default: the cores that this process may really use, the least of those it is bound "
-        "to, its control group's CPU quota and SLURM's --cpus-per-task; under mpirun or srun, its share of them)",
+        help="worker processes (default: the cores that this process may use, the smallest of its CPU binding, its "
+        "control group's CPU quota and SLURM's --cpus-per-task; under mpirun or srun, its share of them)",
     )
     add(
         "--skip-corrupt",
         action="store_true",
-        help="leave out particles that cannot be used (a file cut short, pixels that are not numbers …) and list them "
-        "in bad_particles.star, instead of stopping",
+        help="leave out corrupt particles (a file cut short, pixels that are not numbers …) and list them in "
+        "bad_particles.star, instead of failing",
     )
     add(
         "--particles-per-stack",
@@ -245,14 +254,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="write stacks of up to this many particles (default: %(default)s)",
     )
-    add("--no-picture", action="store_true", help="do not draw DIR/result.png: particles before and after")
-    add("--force", action="store_true", help="start anew over a finished run")
+    add(
+        "--no-picture",
+        action="store_true",
+        help=("do not draw DIR/result.png, a picture of particles before and after"),
+    )
+    add("--force", action="store_true", help="start over, replacing a finished run")
     add(
         "--part",
         type=_part,
         metavar="K/N",
-        help="of a job: make every N-th output stack only, from the K-th, so that N commands on any machines share it "
-        "(default: all)",
+        help="for a JOB.json: make only every N-th output stack, starting with the K-th, so that N commands on any "
+        "machines share the job (default: all)",
     )
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

@@ -23,8 +23,8 @@ from .command_line import EXIT_CODES, exit_code_of
 
 DESCRIPTION = """\
 Bring maps and masks to the box and pixel size of downsampled particles, about the same
-origin: crop or pad the box, Fourier crop to coarser voxels, low-pass filter; and back to
-full size. Exact for every box, even or odd."""
+origin (crop or pad the box, Fourier crop to coarser voxels, low-pass filter), or masks
+back to full size. Exact for every box, even or odd."""
 
 EXAMPLES = f"""\
 examples:
@@ -33,8 +33,8 @@ examples:
   downsample-volumes small/mask.mrc -o full --mask --like map.mrc
   downsample-volumes map.mrc --apix 1.31 -o small --box 128
 
-Each map becomes DIR/its name.mrc. Values keep their scale: sums along an axis times the
-voxel size, which are the projections, are those of the input, downsampled.
+Each map is written to DIR under its own name. Grey values keep their scale: projections
+(sums along an axis times the voxel size) match those of the input, downsampled.
 {EXIT_CODES}"""
 
 
@@ -48,7 +48,7 @@ class Like(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    stopped = "Stopped; maps that are in the folder are whole. The same command with --force makes all again."
+    stopped = "Stopped; maps in the folder are complete. The same command with --force makes all of them again."
     return exit_code_of(lambda: _run(options), stopped)
 
 
@@ -74,19 +74,17 @@ def _run(options: argparse.Namespace) -> None:
 def _outputs(options: argparse.Namespace) -> dict[str, str]:
     """{map: its output}; PlanError if one would go over a file that is to stay."""
     if os.path.lexists(options.output) and not os.path.isdir(options.output):
-        raise PlanError([f"-o: {options.output} is a file, expected a folder for what comes out; give another name."])
+        raise PlanError([f"-o: {options.output} is a file, expected an output folder; give another name."])
     inputs = {os.path.realpath(path) for path in (*options.maps, options.like) if path is not None}
     outputs: dict[str, str] = {}
     for path in options.maps:
         output = os.path.join(options.output, os.path.splitext(os.path.basename(path))[0] + ".mrc")
         if output in outputs.values():
-            raise PlanError(
-                [f"{path}: {output} would be the output of two maps, expected one; give them one after the other."]
-            )
+            raise PlanError([f"{path}: {output} would be the output of two maps, expected one; run them one by one."])
         if os.path.realpath(output) in inputs:
-            raise PlanError([f"{options.output}: it holds the input {output}, expected another folder; give one."])
+            raise PlanError([f"{options.output}: it contains the input {output}, expected another folder; give one."])
         if os.path.lexists(output) and not options.force:
-            raise PlanError([f"{output}: it is there already; give --force to write over it, or another folder."])
+            raise PlanError([f"{output}: it exists already; add --force to overwrite it, or give another folder."])
         outputs[path] = output
     return outputs
 
@@ -125,7 +123,7 @@ def _like(path: str) -> Like:
             box, apix = stack.square_box(), stack.apix
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    _check_header("--like", path, apix, "give a STAR file or a map that has it")
+    _check_header("--like", path, apix, "give a STAR file or map that has it")
     return Like(box, apix)
 
 
@@ -153,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("maps", metavar="MAP.mrc", nargs="+", help="maps or masks in the MRC format: cubes")
-    add("-o", "--output", metavar="DIR", required=True, help="folder for what comes out")
+    add("maps", metavar="MAP.mrc", nargs="+", help="maps or masks in MRC format: cubes")
+    add("-o", "--output", metavar="DIR", required=True, help="output folder")
     add("--apix", type=float, metavar="A", help="pixel size (Å/px) of the maps (default: what their headers say)")
     add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
     size = parser.add_mutually_exclusive_group()
@@ -165,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--like",
         metavar="STACK.mrcs|FILE.star|MAP.mrc",
-        help="the box and pixel size of these, coarser or finer; the way back of a mask too",
+        help="take the box and pixel size from this file, coarser or finer; also to bring a mask back to full size",
     )
-    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; gain 1/2 there")
-    add("--mask", action="store_true", help="they are masks: padded with 0, and clipped to 0 … 1")
+    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; the gain is 1/2 at this resolution")
+    add("--mask", action="store_true", help="the inputs are masks: pad with 0, and clip to 0 … 1")
     add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
-    add("--force", action="store_true", help="write over maps of these names in DIR")
+    add("--force", action="store_true", help="overwrite maps with these names in DIR")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

@@ -79,7 +79,10 @@ def _source_of(request: Request) -> StackSource | StarSource:
     for option, is_given in (("--recenter", recentering), ("--micrograph-apix", request.micrograph_apix is not None)):
         if is_given:
             raise PlanError(
-                [f"{option}: a stack has no shifts or coordinates, expected a STAR file; give one or leave it out."]
+                [
+                    f"{option}: a stack has no shifts or coordinates, expected a STAR file; give one, or leave the "
+                    "option out."
+                ]
             )
     return StackSource(request.source, request.apix)
 
@@ -129,9 +132,7 @@ def _opening(jobs: list[Job], source: StackSource | StarSource) -> list[str]:
     for job in jobs:
         lines.append(f"{job.particle_count} particles: {job.plan.summary()}")
         if job.image_count < job.particle_count:
-            lines.append(
-                f"{job.image_count} images stand for them: particles of the same image and shift share one image"
-            )
+            lines.append(f"{job.image_count} output images: particles with the same image and shift share one")
         lines += [f"Warning: {warning}" for warning in checks.warnings(job.plan, COMMAND)]
     return lines + ([f"Warning: {source.warning}"] if source.warning else [])
 

@@ -52,8 +52,8 @@ class OutputFolder:
         if force:
             self._remove_run()
         elif self._is_finished():
-            problem = f"{self.path}: it holds a finished run already"
-            raise PlanError([f"{problem}; add --force to start anew, or give another folder."])
+            problem = f"{self.path}: it already contains a finished run"
+            raise PlanError([f"{problem}; add --force to start over, or give another folder."])
 
     def remove_abandoned(self) -> None:
         """Remove unfinished files of programs that were killed."""
@@ -61,16 +61,16 @@ class OutputFolder:
 
     def _check(self, inputs: Iterable[str]) -> None:
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
-            raise PlanError([f"-o: {self.path} is a file, expected a folder for what comes out; give another name."])
+            raise PlanError([f"-o: {self.path} is a file, expected an output folder; give another name."])
         folder = os.path.realpath(self.path)
         for path in inputs:
             real = os.path.realpath(path)
             own = os.path.basename(real) == STAR_NAME or STACK_NAME.fullmatch(os.path.basename(real))
             if own and folder in (os.path.dirname(real), os.path.dirname(os.path.dirname(real))):
-                raise PlanError([f"{self.path}: it holds the input {path}, expected another folder; give one."])
+                raise PlanError([f"{self.path}: it contains the input {path}, expected another folder; give one."])
         if not any(map(_is_run, [self.path, *self._group_folders()])):
             for path in filter(os.path.lexists, (self.star_path, self.picture_path)):
-                problem = f"{path}: it is there and not of a run of this program, expected none"
+                problem = f"{path}: it exists and was not made by this program, expected no such file"
                 raise PlanError([f"{problem}; give another folder."])
 
     def _group_folders(self) -> list[str]:

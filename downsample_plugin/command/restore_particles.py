@@ -12,9 +12,9 @@ from .command_line import EXIT_CODES, exit_code_of
 from .restoring import check_output, restore
 
 DESCRIPTION = """\
-Back to full-size particles with the alignment that was found on downsampled ones: for each
-particle of REFINED.star its row of ORIGINAL.star, the file that was downsampled, with the
-angles, origins, class and other results of the refinement."""
+Go back to full-size particles with the alignment that was found on downsampled ones: for
+each particle in REFINED.star, write its row of ORIGINAL.star, the file that was
+downsampled, with the angles, origins, class and other results of the refinement."""
 
 EXAMPLES = f"""\
 example:
@@ -22,9 +22,9 @@ example:
   (refine small/particles.star in RELION, as Refine3D/job012)
   restore-particles Refine3D/job012/run_data.star --original run_data.star -o full.star
 
-Subsets, joined and symmetry-expanded files work, and several runs of downsample-particles
-one after the other: ORIGINAL.star is the file that the first of them was given. Optics,
-CTF and images are those of ORIGINAL.star; no image is read.
+Subsets, joined and symmetry-expanded files work. After several runs of
+downsample-particles in a row, ORIGINAL.star is the input of the first one. Optics, CTF
+and images are those of ORIGINAL.star; no image is read.
 {EXIT_CODES}"""
 
 
@@ -54,8 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     add("refined", metavar="REFINED.star", help="downsampled particles with the alignment that was found on them")
     add("--original", required=True, metavar="ORIGINAL.star", help="the STAR file that was downsampled")
     add("-o", "--output", required=True, metavar="FULL.star", help="STAR file to write")
-    add("--apix", type=float, metavar="A", help="pixel size (Å/px) of ORIGINAL.star's images if it has none")
+    add(
+        "--apix",
+        type=float,
+        metavar="A",
+        help=("pixel size (Å/px) of the images of ORIGINAL.star, if it does not give one"),
+    )
     add("--skip-missing", action="store_true", help="leave out particles that have no original, and count them")
-    add("--force", action="store_true", help="write over FULL.star")
+    add("--force", action="store_true", help="overwrite FULL.star")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

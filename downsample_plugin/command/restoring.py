@@ -44,8 +44,8 @@ def restore(refined: RelionStar, original: RelionStar, output: str, skip_missing
     lacking = [label for label in labels.RECORD if label not in refined.table.labels]
     if lacking:
         raise DataError(
-            f"{refined.path}: {lacking[0]} is not there, expected the record that downsample-particles leaves on each "
-            "row, and that RELION keeps; give the STAR file of a run on its particles.star"
+            f"{refined.path}: {lacking[0]} is missing, expected the record that downsample-particles writes to each "
+            "row and RELION keeps; give a STAR file that RELION made from its particles.star"
         )
     index = _Index(original)
     found = list(_find(refined, index))
@@ -59,7 +59,10 @@ def restore(refined: RelionStar, original: RelionStar, output: str, skip_missing
         )
     count = sum(len(places) for _, places, _ in found) - missing
     if not count:
-        raise DataError(f"{refined.path}: none of its particles has an original in {original.path}, expected some")
+        raise DataError(
+            f"{refined.path}: none of its particles has an original in {original.path}, expected some; "
+            "give the file that was downsampled"
+        )
     rows = _RowMaker(refined, original, index)
     index.check_shared([places for _, places, _ in found], rows.from_original)
     with whole_binary_file(output) as file:
@@ -77,7 +80,7 @@ def check_output(output: str, inputs: Sequence[str], force: bool) -> None:
     if os.path.realpath(output) in map(os.path.realpath, inputs):
         raise PlanError([f"-o: {output} is an input, expected another file; give another name."])
     if os.path.lexists(output) and not force:
-        raise PlanError([f"{output}: it is there already; add --force to write over it, or give another name."])
+        raise PlanError([f"{output}: it exists already; add --force to overwrite it, or give another name."])
 
 
 Found = tuple[Block, NDArray[np.int64], list[str]]
@@ -188,7 +191,7 @@ class _Index:
                 image = self._values(self._order[some[row : row + 1]], [self._star.table.column(labels.IMAGE)])[0][0]
                 raise DataError(
                     f"{self._star.path}: several rows of image {image} differ in more than their alignment, expected "
-                    "the same of an image; give a file with one row for each image"
+                    "the same values for one image; give a file with one row for each image"
                 )
 
     def _values(self, places: NDArray[np.int64], columns: Sequence[int]) -> list[tuple[str, ...]]:
@@ -240,7 +243,7 @@ class _RowMaker:
     def _new_origins(self, block: Block, new: Rows, old: Rows, there: NDArray[np.bool_]) -> dict[str, list[str]]:
         """Origins and priors of the originals, by their labels."""
         refined = self._refined
-        moved = [refined.numbers(block, new, label)[there] for label in labels.RECORD[1:]]
+        moved = [refined.floats(block, new, label)[there] for label in labels.RECORD[1:]]
         apix = refined.apix_of(block, new)[there]
         old_apix = self._original.apix_of(block, old)
         found = {}
@@ -252,7 +255,7 @@ class _RowMaker:
             source = in_pixels if use_pixels else in_angstrom
             value = np.zeros(len(d))
             if source in refined.table.labels:
-                value = refined.numbers(block, new, source)[there] * (apix if use_pixels else 1.0)
+                value = refined.floats(block, new, source)[there] * (apix if use_pixels else 1.0)
             value = (value + d) / (old_apix if label == in_pixels else 1.0)
             found[label] = [f"{number:.6f}" for number in (value + 0.0).tolist()]
         return found

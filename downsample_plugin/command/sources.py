@@ -75,7 +75,9 @@ class StackSource:
             raise DataError(f"{path}: {error}") from error
         apix = header_apix if apix is None else apix
         if not (math.isfinite(apix) and apix > 0) and apix == header_apix:
-            raise PlanError([f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; give it."])
+            raise PlanError(
+                [f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; give the pixel size."]
+            )
         self.groups = [ImageGroup("", box, apix, None)]
 
     def __enter__(self) -> StackSource:
@@ -86,8 +88,8 @@ class StackSource:
 
     def blocks(self, plans: Plans, plan: DownsamplePlan) -> Iterator[ParticleBlock]:
         """All images."""
-        numbers = np.arange(1, self._count + 1)
-        yield ParticleBlock(numbers, np.zeros(self._count, np.int32), [self.path], numbers, np.zeros((self._count, 2)))
+        rows = np.arange(1, self._count + 1)  # the ids of the particles, and the indices of their images
+        yield ParticleBlock(rows, np.zeros(self._count, np.int32), [self.path], rows, np.zeros((self._count, 2)))
 
     def new_star(self, plans: Plans, jobs: Sequence[Job], workers: int) -> Iterator[bytes]:
         """The text of a STAR file that holds the stacks together, of RELION 3.1 and later."""
@@ -126,7 +128,7 @@ class StarSource:
         try:
             if recentering and not self._star.has_origins:
                 raise DataError(
-                    f"{path}: no origins in it (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre "
+                    f"{path}: it has no origins (rlnOriginXAngst, or rlnOriginX), expected aligned shifts to recentre "
                     "by; give the STAR file of a classification or refinement, or leave --recenter out"
                 )
             self._particles = list(self._star.particles())
@@ -151,9 +153,9 @@ class StarSource:
         are_wanted = np.array([plans[group] == plan for group in self.groups])
         for some in self._particles:
             wanted = are_wanted[some.groups]
-            columns = (some.numbers, some.files, some.indices, some.shifts)
-            numbers, files, indices, shifts = (column[wanted] for column in columns)
-            yield ParticleBlock(numbers, files, self.files, indices, shifts)
+            columns = (some.particle_ids, some.files, some.image_indices, some.shifts)
+            particle_ids, files, image_indices, shifts = (column[wanted] for column in columns)
+            yield ParticleBlock(particle_ids, files, self.files, image_indices, shifts)
 
     def new_star(self, plans: Plans, jobs: Sequence[Job], workers: int) -> Iterator[bytes]:
         """The text of the STAR file of the new particles, piece after piece: worker processes rewrite the rows."""
@@ -178,9 +180,9 @@ class StarSource:
 
 
 LACKING_MICROGRAPH_PIXEL_SIZE = (
-    "Micrograph coordinates (rlnCoordinateX, Y) stay as they are where the file does not give the micrographs' pixel "
-    "size (rlnMicrographPixelSize): particles extracted again at them would be off-centre by the shift. Give it by "
-    "--micrograph-apix."
+    "Micrograph coordinates (rlnCoordinateX, Y) are not changed where the file does not give the pixel size of the "
+    "micrographs (rlnMicrographPixelSize): particles extracted again there would be off-centre by the shift. Give it "
+    "with --micrograph-apix."
 )
 
 

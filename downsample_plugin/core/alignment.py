@@ -17,7 +17,7 @@ from ..errors import DataError
 Matrices = NDArray[np.float64]
 
 
-class Reading(str, Enum):
+class Convention(str, Enum):
     """How a matrix holds the shift s of its particle."""
 
     PROJECTION = "projection"  #: s = -translation(inverse(M)); all Scipion plugins agree
@@ -25,12 +25,12 @@ class Reading(str, Enum):
     ROTATE_THEN_SHIFT = "rotate then shift"  #: 2D, s = A^-1 translation(M), A 2x2 with mirror; Xmipp
 
 
-def shifts_of(matrices: Matrices, reading: Reading) -> Matrices:
+def shifts_of(matrices: Matrices, convention: Convention) -> Matrices:
     """The shifts (count, 3), (sx, sy, sz), in the pixels of the matrices, that bring the particles to the origin.
 
     Not finite where a matrix (count, 4, 4) is singular or not finite; ``matrix_problem`` says so of one.
     """
-    basis, translations = _shift_basis(matrices, reading), matrices[:, :3, 3]
+    basis, translations = _shift_basis(matrices, convention), matrices[:, :3, 3]
     a, b, c = basis[:, :, 0], basis[:, :, 1], basis[:, :, 2]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         adjugate = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
@@ -44,16 +44,16 @@ def matrix_problem(matrix: Matrices) -> DataError:
     """Why a matrix gives no shift: it is singular or not finite."""
     if matrix.shape != (4, 4) or not np.all(np.isfinite(matrix)):
         return DataError(
-            f"alignment matrix: got {matrix.tolist()}, expected 4x4 finite numbers; "
-            "repeat the alignment or leave this particle out"
+            f"alignment matrix: got {matrix.tolist()}, expected 4x4 finite numbers; repeat the alignment or remove "
+            "this particle from the input"
         )
     return DataError(
-        f"alignment matrix: its rotation {np.round(matrix[:3, :3], 4).tolist()} is singular, expected a "
-        "rotation that can be inverted; repeat the alignment or leave this particle out"
+        f"alignment matrix: its rotation {np.round(matrix[:3, :3], 4).tolist()} is singular, expected an invertible "
+        "rotation; repeat the alignment or remove this particle from the input"
     )
 
 
-def translations_of_output(matrices: Matrices, applied: ArrayLike, scale: float, reading: Reading) -> Matrices:
+def translations_of_output(matrices: Matrices, applied: ArrayLike, scale: float, convention: Convention) -> Matrices:
     """The translations (count, 3) that hold the shifts that are left, ``(s - d) * scale``, in the same convention.
 
     Rotations (and mirrors) stay as they are.
@@ -66,12 +66,12 @@ def translations_of_output(matrices: Matrices, applied: ArrayLike, scale: float,
     """
     d = np.zeros((len(matrices), 3))
     d[:, :2] = applied
-    moved = np.matmul(_shift_basis(matrices, reading), d[:, :, None])[:, :, 0]
+    moved = np.matmul(_shift_basis(matrices, convention), d[:, :, None])[:, :, 0]
     translations: Matrices = scale * (matrices[:, :3, 3] - moved)
     return translations
 
 
-def translations_of_full_size(matrices: Matrices, applied: ArrayLike, scale: float, reading: Reading) -> Matrices:
+def translations_of_full_size(matrices: Matrices, applied: ArrayLike, scale: float, convention: Convention) -> Matrices:
     """The way back: the translations (count, 3) that hold ``s / scale + d``, in the same convention.
 
     Parameters
@@ -80,7 +80,7 @@ def translations_of_full_size(matrices: Matrices, applied: ArrayLike, scale: flo
     applied : (count, 2), d = (dx, dy), what their contents were moved by, in pixels of the full-size images
     scale : pixels of the downsampled images per pixel of the full-size ones
     """
-    return translations_of_output(matrices, -scale * np.asarray(applied), 1 / scale, reading)
+    return translations_of_output(matrices, -scale * np.asarray(applied), 1 / scale, convention)
 
 
 def translations_about_point(matrices: Matrices, point: ArrayLike) -> Matrices:
@@ -98,12 +98,12 @@ def translations_about_point(matrices: Matrices, point: ArrayLike) -> Matrices:
     return translations
 
 
-def _shift_basis(matrices: Matrices, reading: Reading) -> Matrices:
+def _shift_basis(matrices: Matrices, convention: Convention) -> Matrices:
     """B of each matrix, (count, 3, 3)."""
-    if reading is Reading.PROJECTION:
+    if convention is Convention.PROJECTION:
         return matrices[:, :3, :3]
     basis = np.zeros((len(matrices), 3, 3))
     basis[:] = np.eye(3)
-    if reading is Reading.ROTATE_THEN_SHIFT:
+    if convention is Convention.ROTATE_THEN_SHIFT:
         basis[:, :2, :2] = matrices[:, :2, :2]
     return basis

@@ -60,8 +60,8 @@ def _input_problems(plan: DownsamplePlan, names: Names) -> list[str]:
 def _box_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.target_pixel_size is not None and plan.fourier_crop_size is not None:
         return [
-            f"{names.pixel_size} ({plan.target_pixel_size} Å/px) and {names.fourier_crop} "
-            f"({plan.fourier_crop_size} px) are both given, expected one of them; give one."
+            f"{names.pixel_size} ({plan.target_pixel_size} Å/px) and {names.fourier_crop} ({plan.fourier_crop_size} "
+            "px) are both given, expected only one of them; give one."
         ]
     if plan.crop_size is not None and not SMALLEST_BOX <= plan.crop_size <= LARGEST_BOX:
         return [
@@ -80,8 +80,8 @@ def _pixel_size_problems(plan: DownsamplePlan, names: Names) -> list[str]:
         return [what + f"a number above 0; give a pixel size in Å/px or {names.leave_out}."]
     if target < plan.apix_in and not math.isclose(target, plan.apix_in, rel_tol=1e-6):
         return [
-            what + f"{plan.apix_in:.5g} Å/px or more (the input's own pixel size: downsampling does not "
-            "invent detail); give a larger pixel size."
+            what + f"{plan.apix_in:.5g} Å/px or more (the pixel size of the input: downsampling cannot add detail); "
+            "give a larger pixel size."
         ]
     if plan.box_out < SMALLEST_BOX:
         return [
@@ -95,8 +95,8 @@ def _fourier_crop_problems(plan: DownsamplePlan, names: Names) -> list[str]:
     if SMALLEST_BOX <= plan.box_out <= plan.box_crop:
         return []
     return [
-        f"{names.fourier_crop}: got {plan.box_out} px, expected {SMALLEST_BOX} to {plan.box_crop} px "
-        "(the box after cropping: downsampling does not invent detail); give a box in that range."
+        f"{names.fourier_crop}: got {plan.box_out} px, expected {SMALLEST_BOX} to {plan.box_crop} px (the box after "
+        "cropping: downsampling cannot add detail); give a box in that range."
     ]
 
 
@@ -122,9 +122,9 @@ def _filter_problems(plan: DownsamplePlan, names: Names) -> list[str]:
         finest = max(plan.nyquist_resolution, plan.lowpass_resolution or 0)
         if plan.highpass_resolution <= finest:
             found.append(
-                f"{names.highpass}: got {plan.highpass_resolution} Å, expected more than {finest:.5g} Å "
-                "(the finest detail that the output or the lowpass leaves: nothing would remain); "
-                "give a larger number, such as 200."
+                f"{names.highpass}: got {plan.highpass_resolution} Å, expected more than {finest:.5g} Å (the finest "
+                "detail that the output pixel size or the lowpass keeps: nothing would remain); give a larger "
+                "number, such as 200."
             )
     if plan.filtered and plan.filter_shape is FilterShape.BUTTERWORTH and not 1 <= plan.filter_order <= 1000:
         found.append(f"Filter order: got {plan.filter_order}, expected 1 to 1000; 8 is usual.")
@@ -141,8 +141,8 @@ def _normalize_problems(plan: DownsamplePlan, names: Names) -> list[str]:
         return []
     return [
         f"{names.background_radius}: got {radius:g} px, expected more than 0 and at most {plan.box_out / 2:g} px "
-        "(half the output box: the background is what lies outside); give a radius in output pixels, "
-        "or -1 for half the output box."
+        "(half the output box: the background is what lies outside this circle); give a radius in output pixels, or "
+        "-1 for half the output box."
     ]
 
 
@@ -157,9 +157,9 @@ def _nothing_to_do(plan: DownsamplePlan) -> list[str]:
     ):
         return []
     return [
-        f"Nothing to do: the particles would stay as they are ({plan.box_in} px, {plan.apix_in:.5g} Å/px); "
-        "give a box to crop to, a pixel size or a Fourier crop box, a filter, or switch on recentring, "
-        "normalisation or 16-bit output."
+        f"Nothing to do: the particles would not change ({plan.box_in} px, {plan.apix_in:.5g} Å/px); give a box to "
+        "crop to, a pixel size or a Fourier crop box, a filter, or switch on recentring, normalisation or 16-bit "
+        "output."
     ]
 
 
@@ -204,8 +204,8 @@ def _odd_box_warning(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.box_out % 2 == 0:
         return []
     return [
-        f"Box of the output: {plan.box_out} px is odd. RELION 3.1 reconstructs wrong maps from odd boxes, without a "
-        f"word; for RELION give an even one, by {names.fourier_crop} or {names.crop}."
+        f"Box of the output: {plan.box_out} px is odd. RELION 3.1 reconstructs wrong maps from odd boxes, without any "
+        f"warning; for RELION, choose an even box with {names.fourier_crop} or {names.crop}."
     ]
 
 
@@ -214,15 +214,15 @@ def _pixel_size_warning(plan: DownsamplePlan) -> list[str]:
     if target is None or math.isclose(target, plan.apix_out, rel_tol=1e-4):
         return []
     return [
-        f"Pixel size: {target:.5g} Å/px was requested, {plan.apix_out:.5g} Å/px comes out: the nearest that an even "
-        f"box ({plan.box_out} px) over the same field of view allows. The output has the true one."
+        f"Pixel size: {target:.5g} Å/px was requested; the output has {plan.apix_out:.5g} Å/px, the nearest value "
+        f"that an even box ({plan.box_out} px) with the same field of view allows."
     ]
 
 
 def _prime_warning(plan: DownsamplePlan) -> list[str]:
     return [
-        f"Box of {box} px has the prime factor {largest_prime_factor(box)}: Fourier transforms are slow with it, "
-        "here and in later programs. Boxes made of the factors 2, 3, 5 and 7 are fast."
+        f"Box of {box} px has the prime factor {largest_prime_factor(box)}: its Fourier transforms are slow, here and "
+        "in later programs. Boxes with no prime factors other than 2, 3, 5 and 7 are fast."
         for box in sorted({plan.box_crop, plan.box_out})
         if largest_prime_factor(box) > SLOW_PRIME_FACTOR
     ]
@@ -234,7 +234,7 @@ def _lowpass_warning(plan: DownsamplePlan, names: Names) -> list[str]:
         return []
     return [
         f"{names.lowpass}: {resolution:.4g} Å is not coarser than the output's Nyquist limit of "
-        f"{plan.nyquist_resolution:.4g} Å, so the filter has next to no effect."
+        f"{plan.nyquist_resolution:.4g} Å, so the filter has almost no effect."
     ]
 
 
@@ -242,8 +242,8 @@ def _deviation_warning(plan: DownsamplePlan, names: Names) -> list[str]:
     if plan.normalize or plan.box_out == plan.box_crop:
         return []
     return [
-        f"Standard deviation: averaging pixels reduces the noise. Images normalised to 1 come out with about "
-        f"{plan.scale:.2g}; RELION warns of such images. To have 1 again, {names.do_normalize}."
+        "Standard deviation: averaging pixels reduces the noise. Images normalised to 1 end up with about "
+        f"{plan.scale:.2g}, and RELION warns about such images. To get back to 1, {names.do_normalize}."
     ]
 
 
@@ -252,8 +252,8 @@ def _float16_warning(plan: DownsamplePlan) -> list[str]:
         return []
     return [
         "16-bit floating point (MRC mode 12): read by RELION 4 and later, cryoSPARC, cryoDRGN and Scipion's own "
-        "viewers; not by RELION 3.1, EMAN2 before 2.99, nor by Xmipp programs that rewrite the images. The rounding "
-        "costs about 2e-4 of the images' deviation."
+        "viewers; not by RELION 3.1, EMAN2 before 2.99, or Xmipp programs that rewrite the images. The rounding "
+        "error is about 2e-4 of the images' standard deviation."
     ]
 
 

@@ -101,7 +101,7 @@ def _output_cells(plan: DownsamplePlan) -> Sequence[str]:
 
 def _verb(plan: DownsamplePlan) -> str:
     if plan.box_crop == plan.box_in:
-        return "as it is"
+        return "unchanged"
     return "crop" if plan.box_crop < plan.box_in else "pad"
 
 

@@ -231,8 +231,8 @@ class Downsampler:
         box_in, box_crop = self.plan.box_in, self.plan.box_crop
         if max(map(abs, whole)) >= (box_in + box_crop) // 2:
             raise DataError(
-                f"shift: got ({', '.join(map(str, whole))}) px, expected less than the box of {box_in} px: the image "
-                "would be moved out of sight; mend its alignment or drop this particle"
+                f"shift: got ({', '.join(map(str, whole))}) px, expected less than the box of {box_in} px: the "
+                "particle would be moved out of its box; correct its alignment or remove this particle from the input"
             )
         return [window_slices(box_in, box_crop, shift) for shift in whole]
 
@@ -240,8 +240,8 @@ class Downsampler:
         box = self.plan.box_in
         if shape != (box, box):
             raise DataError(
-                f"image size: got {' x '.join(map(str, shape[::-1]))} px, expected {box} x {box} px "
-                "(the box of the set); all particles of a run must have one square box"
+                f"image size: got {' x '.join(map(str, shape[::-1]))} px, expected {box} x {box} px (the box of the "
+                "set); all particles of a run must have the same square box"
             )
 
     def _not_finite(self, place: int) -> DataError:
@@ -252,7 +252,7 @@ class Downsampler:
             return error
         return DataError(
             "pixel values too large for 32-bit arithmetic: the result is not finite, expected numbers well below "
-            "1e38; extract this particle again or drop it from the set"
+            "1e38; extract this particle again or remove it from the input"
         )
 
     @staticmethod
@@ -262,15 +262,15 @@ class Downsampler:
         bad = ~np.isfinite(values)
         y, x = np.argwhere(bad)[0]
         raise DataError(
-            f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} "
-            f"({values[y, x]}), expected none; extract this particle again or drop it from the set"
+            f"pixels that are not numbers: {np.count_nonzero(bad)}, the first at x = {x}, y = {y} ({values[y, x]}), "
+            "expected none; extract this particle again or remove it from the input"
         )
 
 
 def _too_large(value: float) -> DataError:
     return DataError(
-        f"pixel value for 16-bit output: got {value:.6g}, expected at most {FLOAT16_MAX:g} (the largest number of that "
-        "format); switch on normalisation, save in 32 bits or drop this particle"
+        f"pixel value for 16-bit output: got {value:.6g}, expected at most {FLOAT16_MAX:g} (the largest number in "
+        "that format); switch on normalisation, save in 32 bits or remove this particle from the input"
     )
 
 

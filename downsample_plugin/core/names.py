@@ -51,5 +51,5 @@ COMMAND = Names(
     do_normalize="add --normalize -1",
     do_skip_corrupt="add --skip-corrupt",
     like="--like",
-    go_on="give the same command again",
+    go_on="run the same command again",
 )

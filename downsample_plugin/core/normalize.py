@@ -59,8 +59,9 @@ class BackgroundNormalizer:
         # What float32 rounding leaves of a constant background is no noise to divide by
         if not deviation > np.finfo(np.float32).eps * max(image.max(), -image.min(), level):
             raise DataError(
-                f"background beyond radius {self._radius:g} px: its deviation is {deviation:.3g}, expected noise "
-                "to normalise by; choose another background radius, switch normalisation off or drop this particle"
+                f"background outside radius {self._radius:g} px: its standard deviation is {deviation:.3g}, expected "
+                "noise to normalise by; choose another background radius, switch normalisation off or remove this "
+                "particle from the input"
             )
         values *= 1 / deviation
         np.copyto(image, values, casting="same_kind")

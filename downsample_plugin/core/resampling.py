@@ -56,7 +56,7 @@ def survey(sections: Sections) -> Survey:
             y, x = np.argwhere(~np.isfinite(section))[0]
             raise DataError(
                 f"voxels that are not numbers, the first at x = {x}, y = {y}, z = {z} ({section[y, x]}), expected "
-                "none; make the map again"
+                "none; create the map again"
             )
         smallest, largest = min(smallest, low), max(largest, high)
         total = section.sum(dtype=np.float64)
@@ -78,8 +78,8 @@ def downsample_sections(sections: Sections, plan: VolumePlan) -> Iterator[NDArra
     found = survey(sections)
     if plan.is_mask and not (found.smallest >= SMALLEST_OF_MASK and found.largest <= LARGEST_OF_MASK):
         raise DataError(
-            f"voxels from {found.smallest:.4g} to {found.largest:.4g}, expected those of a mask: from 0 to 1; scale it "
-            "to that, or give it as a map"
+            f"voxels from {found.smallest:.4g} to {found.largest:.4g}, expected 0 to 1, as in a mask; rescale it, or "
+            "give it as a map"
         )
     outside = 0.0 if plan.is_mask else found.border
     for section in _sections_of(sections, plan, outside):

@@ -55,7 +55,8 @@ def _size_problems(plan: VolumePlan, names: Names) -> list[str]:
         return []
     if (plan.crop_size, plan.target_pixel_size, plan.fourier_crop_size) != (None, None, None):
         return [
-            f"{names.like}: it is given, and so is a box or a pixel size, expected one of them; give one or the other."
+            f"{names.like}: given together with a box or a pixel size, expected only one of them; give one or the "
+            "other."
         ]
     return _like_problems(plan.like_box, plan, names)
 
@@ -77,8 +78,8 @@ def _like_problems(like_box: int, plan: VolumePlan, names: Names) -> list[str]:
 def _other_problems(plan: VolumePlan, names: Names) -> list[str]:
     if plan.is_mask and plan.highpass_resolution is not None:
         return [
-            f"{names.highpass}: got {plan.highpass_resolution:g} Å, expected none for a mask (of which nothing but its "
-            f"edge would remain); {names.leave_out}."
+            f"{names.highpass}: got {plan.highpass_resolution:g} Å, expected none for a mask (only its edge would "
+            f"remain); {names.leave_out}."
         ]
     return checks.impossibilities(plan if plan.like_box is None else _filters_of(plan), names)
 
@@ -100,8 +101,8 @@ def _nothing_to_do(plan: VolumePlan) -> list[str]:
     if plan.resampled or plan.box_out != plan.box_in or plan.filtered or plan.float16:
         return []
     return [
-        f"Nothing to do: the volume would stay as it is ({plan.box_in} px, {plan.apix_in:.5g} Å/px); give particles or "
-        "a volume to fit, a box to crop to, a pixel size or a Fourier crop box, or a filter."
+        f"Nothing to do: the volume would not change ({plan.box_in} px, {plan.apix_in:.5g} Å/px); give particles or a "
+        "volume to fit, a box to crop to, a pixel size or a Fourier crop box, or a filter."
     ]
 
 

@@ -108,7 +108,7 @@ class Leader(Crew):
         new = os.path.join(self._folder, "new")
         os.mkdir(new)
         part_name = os.path.basename(work.part_path)
-        order = Order(job.path, job.fingerprint, work.stack.number, part_name, per_piece)
+        order = Order(job.path, job.fingerprint, work.stack.stack_number, part_name, per_piece)
         write_json(os.path.join(new, "order.json"), order._asdict())
         work.shared_in = os.path.join(self._folder, f"stack_{next(self._orders):06d}")
         os.rename(new, work.shared_in)
@@ -149,9 +149,10 @@ class Leader(Crew):
             if helper in names[GONE] or self._is_silent(helper):
                 host = "".join(text_of(os.path.join(self._folder, helper + BEATS)).split()[1:])
                 raise DataError(
-                    f"Process {helper.split('_')[0]} of {self.size}, counted from 0, on {host or 'some computer'}: it "
-                    f"has ended, or shown no sign of life for {crew_folder.PATIENCE:.0f} s, expected one every second; "
-                    "see why it was killed, or does not reach the disk, then continue the run"
+                    f"Process {helper.split('_')[0]} of {self.size}, counted from 0, on "
+                    f"{host or 'an unknown computer'}: it has ended, or has shown no sign of life for "
+                    f"{crew_folder.PATIENCE:.0f} s, expected one every second; find out why it was killed or cannot "
+                    "reach the disk, then continue the run"
                 )
 
     def _names_by_kind(self) -> dict[str, list[str]]:
@@ -169,7 +170,7 @@ class Leader(Crew):
     def summary(self) -> str:
         """How many images each process has made, by their ranks."""
         counts = ", ".join(str(self._ranks[rank]) for rank in range(self.size))
-        return f"Images made by each of {self.size} processes: {counts}"
+        return f"Images made by each of the {self.size} processes: {counts}"
 
     def leave(self, patience: float) -> None:
         """Tell helpers that they may go, wait for them so many seconds, and remove the folder in any case."""

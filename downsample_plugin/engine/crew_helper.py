@@ -117,7 +117,8 @@ class _Helper:
                 if job.fingerprint == order.fingerprint:
                     return job
                 raise DataError(
-                    f"{order.job}: it is another job than the first process has; start all of them together"
+                    f"{order.job}: it is not the job of the first process, expected the same; start all processes "
+                    "together"
                 )
             except DownsampleError:
                 if time.monotonic() > end:

@@ -41,6 +41,7 @@ from ..core.plan import DownsamplePlan
 from ..errors import DataError, PlanError
 from ..files.fingerprints import FileState, check_unchanged, difference, file_state
 from ..files.whole_files import alone_in, part_name, remove_abandoned
+from ..words import counted
 from .job_checks import PARTICLES_NAME, check, count_problems, foreign_problems, job_problems, tables_of_nobody
 from .output_stack import IMAGES_NAME, OutputStack, remove_files, stack_name, write_json
 from .progress import Progress, noted_progress
@@ -222,7 +223,7 @@ class Job:
         try:
             return cls._described(path) if os.path.lexists(path) else None
         except DataError as error:
-            problem = f"{path}: it is no job of this version of the program, expected one or none"
+            problem = f"{path}: it is not a job of this version of the program, expected such a job or none"
             raise PlanError([f"{problem}; restart the run, or give another folder."]) from error
 
     @classmethod
@@ -265,13 +266,13 @@ class Job:
                 self.folder,
                 self.tables,
                 self.generation,
-                number,
+                stack_number,
                 first,
                 min(self.images_per_stack, self.image_count - first),
                 self.plan,
                 self.fingerprint,
             )
-            for number, first in enumerate(range(0, self.image_count, self.images_per_stack), start=1)
+            for stack_number, first in enumerate(range(0, self.image_count, self.images_per_stack), start=1)
         ]
 
     def share(self, part: int, parts: int) -> list[OutputStack]:
@@ -281,8 +282,8 @@ class Job:
     def remove_earlier_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""
         for generation, count in self.earlier:
-            for number in range(1, count + 1):
-                remove_files(os.path.join(self.folder, stack_name(number, generation)))
+            for stack_number in range(1, count + 1):
+                remove_files(os.path.join(self.folder, stack_name(stack_number, generation)))
         if self.earlier:
             dataclasses.replace(self, earlier=())._describe()
 
@@ -304,9 +305,9 @@ class Job:
             note = noted_progress(path)
             if note:
                 part, parts = path.stem.removeprefix(PROGRESS).split("_of_")
-                noted.update(stack.number for stack in self.share(int(part), int(parts)))
+                noted.update(stack.stack_number for stack in self.share(int(part), int(parts)))
                 done, per_second = done + note.done, per_second + note.per_second
-        done += sum(stack.size for stack in self.stacks if stack.number not in noted and stack.record())
+        done += sum(stack.size for stack in self.stacks if stack.stack_number not in noted and stack.record())
         return Progress(min(done, self.image_count), self.image_count, per_second)
 
     # ---- what is in it ---------------------------------------------------------------------------------
@@ -414,9 +415,10 @@ def refusal(bad: Iterable[BadParticle], count: int, path: str, names: Names = FO
     named = named.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be any bytes
     more = f"\n… and {count - NAMED_IN_A_MESSAGE} more" if count > NAMED_IN_A_MESSAGE else ""
     return DataError(
-        f"{count} particle{'s' if count > 1 else ''} cannot be used, expected none:\n{named}{more}\n"
-        f"All are listed in {path}. Repair them or take them out of the input, or {names.do_skip_corrupt} to have them "
-        f"left out; then {names.go_on}"
+        f"{counted(count, 'corrupt particle')}, expected none:\n"
+        f"{named}{more}\n"
+        f"All are listed in {path}. Repair them or remove them from the input, or {names.do_skip_corrupt} to leave "
+        f"them out; then {names.go_on}"
     )
 
 
@@ -438,5 +440,5 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Name
         if not skip_corrupt:
             raise refusal(bad, len(bad), path, names)
     if not any(job.made_count for job in jobs):
-        raise DataError(f"{folder}: all {len(bad)} particles are corrupt, expected some that can be used")
+        raise DataError(f"{folder}: all {len(bad)} particles are corrupt, expected some usable ones; check the input")
     return len(bad)

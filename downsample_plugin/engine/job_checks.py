@@ -43,7 +43,7 @@ def foreign_problems(folder: str, names: Sequence[str]) -> list[str]:
     if not there:
         return []
     path = os.path.join(folder, min(there))
-    return [f"{path}: it is there and not of a run of this program, expected none; give another folder."]
+    return [f"{path}: it exists and was not made by this program, expected no such file; give another folder."]
 
 
 def tables_of_nobody(folder: str) -> list[str]:
@@ -55,7 +55,7 @@ def count_problems(count: int) -> list[str]:
     """Why a job cannot be of so many particles, as sentences."""
     if count >= 1:
         return []
-    return ["Particles: none is left to downsample, expected one or more; check the input set and its alignments."]
+    return ["Particles: none are left to downsample, expected one or more; check the input set and its alignments."]
 
 
 def check(problems: list[str]) -> None:

@@ -55,7 +55,7 @@ class OutputStack:
     ----------
     folder, tables : those of the job
     generation : of the jobs in the folder, whose stacks have names of their own
-    number : of the stack, from 1
+    stack_number : from 1
     first, size : number (from 0, in the job) of its first image, and how many are wanted
     plan, fingerprint : those of the job
     """
@@ -63,7 +63,7 @@ class OutputStack:
     folder: str
     tables: str
     generation: int
-    number: int
+    stack_number: int
     first: int
     size: int
     plan: DownsamplePlan
@@ -72,7 +72,7 @@ class OutputStack:
     @property
     def path(self) -> str:
         """The stack: named by number, so that no two inputs can collide."""
-        return os.path.join(self.folder, stack_name(self.number, self.generation))
+        return os.path.join(self.folder, stack_name(self.stack_number, self.generation))
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ class OutputStack:
         return os.path.basename(self.path)
 
     def _table(self, kind: str, suffix: str) -> str:
-        return os.path.join(self.tables, f"{kind}_{self.number:06d}.{suffix}")
+        return os.path.join(self.tables, f"{kind}_{self.stack_number:06d}.{suffix}")
 
     @property
     def made_path(self) -> str:
@@ -238,9 +238,9 @@ class OutputStack:
             os.close(file)
 
 
-def stack_name(number: int, generation: int) -> str:
+def stack_name(stack_number: int, generation: int) -> str:
     """Name of an output stack, by its number, from 1, and the generation of its job."""
-    return f"particles_{number:06d}" + (f"_{generation}" if generation > 1 else "") + ".mrcs"
+    return f"particles_{stack_number:06d}" + (f"_{generation}" if generation > 1 else "") + ".mrcs"
 
 
 def remove_files(*paths: str) -> None:

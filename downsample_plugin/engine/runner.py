@@ -190,19 +190,19 @@ def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> B
     """What stops a run that makes these stacks as a sentence for the user, where it is one of what may happen."""
     if isinstance(error, BrokenProcessPool):
         return DataError(
-            "A worker process died: it was killed, or the machine ran out of memory; "
-            "use fewer threads or ask for more memory, then continue the run"
+            "A worker process died: it was killed, or the machine ran out of memory; use fewer threads or request "
+            "more memory, then continue the run"
         )
     if isinstance(error, MemoryError):
         return DataError(
-            "The machine ran out of memory, expected some tens of MB for each worker process; use fewer threads or ask "
-            "for more memory, then continue the run"
+            "The machine ran out of memory, expected a few tens of MB for each worker process; use fewer threads or "
+            "request more memory, then continue the run"
         )
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return DataError(f"{job.folder}: {too_many_files()}, then continue the run")
     if isinstance(error, OSError):
         return DataError(
-            f"{job.folder}: the output cannot be written ({error.strerror or error}), expected a folder that "
-            f"can be written to, with room for {_megabytes(stacks):.0f} MB; see to it, then continue the run"
+            f"{job.folder}: the output cannot be written ({error.strerror or error}), expected a folder that can be "
+            f"written to, with room for {_megabytes(stacks):.0f} MB; check it, then continue the run"
         )
     return error

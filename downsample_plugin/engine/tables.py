@@ -149,10 +149,10 @@ def read_array(path: str, dtype: np.dtype[Any], start: int = 0, count: int | Non
     try:
         with open(path, "rb") as file:
             if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
-                raise ValueError("it is no table of this version")
+                raise ValueError("it is not a table of this version")
             shape, _, found = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
             if found != dtype or len(shape) != 1:
-                raise ValueError("its columns are others")
+                raise ValueError("its columns differ")
             wanted = shape[0] - start if count is None else count
             there = (os.fstat(file.fileno()).st_size - file.tell()) // dtype.itemsize
             if not 0 <= start + wanted <= min(shape[0], there):
@@ -200,9 +200,9 @@ def _read_rows(path: str, columns: int) -> list[list[Any]]:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         if not isinstance(found, list):
-            raise ValueError("it is no list")
+            raise ValueError("it is not a list")
         if not all(isinstance(each, list) and len(each) == columns for each in found):
-            raise ValueError(f"its rows are not of {columns} values")
+            raise ValueError(f"its rows do not have {columns} values")
         return found
     except (OSError, ValueError, RecursionError) as error:
         _raise_if_of_the_disk(error)

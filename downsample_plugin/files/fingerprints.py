@@ -50,12 +50,14 @@ def difference(before: FileState | None, now: FileState | None) -> str:
     if before == now:
         return ""
     if before is None or now is None:
-        return "it was not there" if before is None else "it is gone"
+        return "it has appeared" if before is None else "it has been removed"
     if before.size_bytes != now.size_bytes:
-        return f"it had {before.size_bytes} bytes and has {now.size_bytes}"
+        return f"its size has changed from {before.size_bytes} to {now.size_bytes} bytes"
     if before.modified_ns != now.modified_ns:
-        return "it was written to"
-    return "another file is in its place" if before.inode != now.inode else "it was written to or renamed"
+        return "it has been written to"
+    if before.inode != now.inode:
+        return "it has been replaced by another file"
+    return "it has been written to or renamed"
 
 
 def check_unchanged(path: str, before: FileState | None) -> None:
@@ -64,5 +66,5 @@ def check_unchanged(path: str, before: FileState | None) -> None:
     if found:
         raise InputError(
             f"{path}: {found} since the run began, expected the same file until its end; continue the run: what was "
-            "made of the old one is made again"
+            "made from the old file will be made again"
         )

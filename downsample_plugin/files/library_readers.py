@@ -105,7 +105,7 @@ class TiffReader(_LibraryReader):
     def _image(self, number: int) -> Any:
         page = self._tiff.pages[number]
         if page.shape != self.shape:
-            raise ValueError(f"page {number + 1} is {page.shape[::-1]}, the first is {self.box}")
+            raise ValueError(f"page {number + 1} has {page.shape[::-1]} px, the first {self.box}")
         return page.asarray()
 
     def close(self) -> None:

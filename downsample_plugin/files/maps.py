@@ -85,8 +85,8 @@ class MapFile:
         header, count = self._mrc.header, self._mrc.count
         if is_stack_by_name or (header["ispg"] == 0 and header["mz"] == 1 and count > 1):
             raise DataError(
-                f"the file is a stack of {count} images, by its {'name' if is_stack_by_name else 'header'}, expected a "
-                "map or mask; give images to downsample-particles, and a volume with the suffix .mrc here"
+                f"the file is a stack of {count} images, according to its {'name' if is_stack_by_name else 'header'}, "
+                "expected a map or mask; use downsample-particles for images, and rename a volume to .mrc"
             )
 
     def _look_at_header(self, index: int) -> None:
@@ -95,18 +95,18 @@ class MapFile:
         self.box, self._first = columns, max(index - 1, 0) * columns
         if rows != columns or count % columns or self._first + columns > count:
             raise DataError(
-                f"the file holds {columns} x {rows} x {count} voxels, expected a cube for each volume; give a map or "
+                f"the file has {columns} x {rows} x {count} voxels, expected a cube for each volume; give a map or "
                 "mask in the box of the refinement"
             )
         if not index and count > columns:
-            raise DataError(f"the file holds {count // columns} volumes, expected one; give them one by one")
+            raise DataError(f"the file has {count // columns} volumes, expected one; give them one by one")
         self.apix = self._mrc.apix
         self.first_voxel = _first_voxel(header, self.apix)
         sizes = [float(header["cella"][axis]) / max(int(header[f"m{axis}"]), 1) for axis in "xyz"]
         if all(sizes) and not np.allclose(sizes, sizes[0], rtol=VOXELS_DIFFER):
             raise DataError(
-                f"the voxels are {' x '.join(f'{size:.5g}' for size in sizes)} Å, by the header, expected cubic ones; "
-                "mend the header, or resample the map"
+                f"the voxels are {' x '.join(f'{size:.5g}' for size in sizes)} Å, according to the header, expected "
+                "cubic ones; correct the header, or resample the map"
             )
 
 
@@ -117,8 +117,8 @@ def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> int:
     """
     if source.box != plan.box_in:
         raise DataError(
-            f"the box is {source.box} px, expected {plan.box_in} px (that of the first); give maps of one box, or "
-            "one after the other"
+            f"the box is {source.box} px, expected {plan.box_in} px (that of the first); give maps with the same box, "
+            "or give them one by one"
         )
     with whole_binary_file(path) as file:
         file.seek(HEADER_DTYPE.itemsize)
@@ -142,11 +142,13 @@ def _stored(source: MapFile, plan: VolumePlan) -> Iterator[NDArray[Any]]:
     for section in downsample_sections(source, plan):
         largest = float(np.abs(section).max())
         if not np.isfinite(largest):
-            raise DataError("voxel values too large for 32-bit arithmetic, expected numbers well below 1e38; scale it")
+            raise DataError(
+                "voxel values too large for 32-bit arithmetic, expected numbers well below 1e38; rescale the map"
+            )
         if plan.float16 and largest > FLOAT16_MAX:
             raise DataError(
                 f"voxel value for 16-bit output: got {largest:.6g}, expected at most {FLOAT16_MAX:g} (the largest "
-                "number of that format); save in 32 bits"
+                "number in that format); save in 32 bits"
             )
         yield section.astype(np.float16 if plan.float16 else np.float32)
 
@@ -187,5 +189,5 @@ def _read_by_xmipp(path: str, index: int) -> NDArray[np.float32]:
             f"Xmipp's library cannot read the file ({type(error).__name__}), expected a volume; convert it to MRC first"
         ) from error
     if volume.ndim != 3 or len(set(volume.shape)) > 1:
-        raise DataError(f"the file holds {volume.shape[::-1]} voxels, expected a cube; give a map or mask")
+        raise DataError(f"the file has {volume.shape[::-1]} voxels, expected a cube; give a map or mask")
     return volume

@@ -15,6 +15,7 @@ from mrcfile.utils import dtype_from_mode
 from numpy.typing import NDArray
 
 from ..errors import DataError, input_problem
+from ..words import counted
 from .stack_reader import LARGEST_SIDE, Holds, StackReader, open_to_read
 
 READABLE_MODES = (0, 1, 2, 6, 12)
@@ -49,9 +50,8 @@ class MrcReader(StackReader):
         header = _native_header(raw)
         if header is None:
             raise DataError(
-                f"the file is no MRC stack that can be read, expected a header with sizes from 1 to "
-                f"{LARGEST_SIDE} and mode {', '.join(map(str, READABLE_MODES))}; convert the particles to an MRC "
-                "stack first"
+                f"the file is not a readable MRC stack, expected a header with sizes from 1 to {LARGEST_SIDE} and "
+                f"mode {', '.join(map(str, READABLE_MODES))}; convert the particles to an MRC stack first"
             )
         order, fields = header
         #: all of the header, in the byte order of the file
@@ -68,8 +68,8 @@ class MrcReader(StackReader):
         size = os.fstat(self._file).st_size
         if size < expected:
             raise DataError(
-                f"the file is {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
-                f"{self.box[1]} px, as its header says): the file is cut short; copy or write it again"
+                f"the file is {size} bytes long, expected {expected} ({counted(self.count, 'image')} of {self.box[0]} "
+                f"x {self.box[1]} px, as its header says): the file is cut short; copy or write it again"
             )
 
     def read(self, number: int, buffer: memoryview | None = None) -> NDArray[np.generic]:
@@ -88,7 +88,9 @@ class MrcReader(StackReader):
                 expected = f"{self.image_bytes} bytes of the image; copy the file again"
                 raise input_problem(error, "the file cannot be read", expected) from error
             if not read:
-                raise DataError("the file ends within the image: it was cut short while it was read; write it again")
+                raise DataError(
+                    "the file ends within the image: it was cut short while it was being read; write it again"
+                )
             got += read
 
 

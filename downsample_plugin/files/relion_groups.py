@@ -63,7 +63,7 @@ class Groups:
             if optics is None:
                 missing = labels.DETECTOR if labels.MAGNIFICATION in present else labels.MAGNIFICATION
             raise DataError(
-                f"{path}: {missing} is not there, expected a number for all particles; write the file again, or give "
+                f"{path}: {missing} is missing, expected a number for all particles; write the file again, or give "
                 "the pixel size"
             )
 
@@ -81,7 +81,7 @@ class Groups:
         except ValueError as error:
             if self._optics is None:
                 raise
-            raise DataError(f"{self._path}: in the optics table {error}") from None
+            raise DataError(f"{self._path}, optics table: {error}") from None
         return FoundGroup(on_rows, in_optics, apix, micrograph_apix)
 
     def _optics_of(self, optics: Optics, on_rows: Mapping[str, str]) -> dict[str, str]:
@@ -89,7 +89,8 @@ class Groups:
         if key not in optics.groups:
             known = ", ".join(optics.groups)
             raise ValueError(
-                f"a particle is of optics group {key}, expected one of {known} (the optics table); write the file again"
+                f"a particle belongs to optics group {key}, expected one of {known} (the optics table); write the "
+                "file again"
             )
         return optics.groups[key]
 
@@ -97,14 +98,16 @@ class Groups:
         said = pixel_size_in(values, self._optics is not None)
         apix = self._apix if said is None else said
         if apix is None or not 0 < apix < LARGEST_NUMBER:
-            raise ValueError(f"stands a pixel size of {apix:g} Å/px, expected a number above 0; write the file again")
+            raise ValueError(f"the pixel size is {apix:g} Å/px, expected a number above 0; write the file again")
         self._compare("images", self._apix, apix)
         return apix
 
     def _micrograph_pixel_size(self, values: Mapping[str, str], apix: float) -> float | None:
         said = float(values.get(labels.MICROGRAPH_PIXEL_SIZE, 0.0))
         if said < 0:
-            raise ValueError(f"{labels.MICROGRAPH_PIXEL_SIZE} is {said:g} Å/px, expected more than 0; write it again")
+            raise ValueError(
+                f"{labels.MICROGRAPH_PIXEL_SIZE} is {said:g} Å/px, expected more than 0; write the file again"
+            )
         if said:
             self._compare("micrographs", self._micrograph_apix, said)
             return said
@@ -114,7 +117,7 @@ class Groups:
 
     def _compare(self, what: str, given: float | None, said: float) -> None:
         if given is not None and not math.isclose(given, said, rel_tol=SAME_PIXEL_SIZE):
-            expected = f"expected {said:g} Å/px, as {self._path} has it; leave it out."
+            expected = f"expected {said:g} Å/px, the value in {self._path}; leave the option out."
             raise PlanError([f"Pixel size of the {what}: got {given:g} Å/px, {expected}"])
 
     # ---- boxes ---------------------------------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def number_of(text: str) -> float | None:
 
 def no_number(label: str, text: str) -> str:
     """That a value is no number."""
-    return f"{label} is {text or 'not there'}, expected a number for every particle; write it again"
+    return f"{label} is {text or 'missing'}, expected a number for every particle; write the file again"
 
 
 def first_without_number(texts: Sequence[str]) -> int:

@@ -79,22 +79,22 @@ def refusal(table: Table) -> str | None:
     """Why particles with such a table, or an optics table, are refused; None if they are not."""
     if "rlnReconstructImageName" in table.labels:
         return (
-            "rlnReconstructImageName: got a second image for each particle, expected rlnImageName alone; take the "
-            "column out, or downsample those images by a STAR file of their own"
+            "rlnReconstructImageName: got a second image for each particle, expected rlnImageName alone; remove the "
+            "column, or downsample those images with a STAR file of their own"
         )
     for label in table.labels:
         if label.startswith(TOMOGRAPHY):
-            return f"{label}: got particles of tomography, expected images from micrographs; give a file of those"
+            return f"{label}: got particles from tomograms, expected images from micrographs; give a file of those"
     if table.block.startswith(BODIES):
         return (
-            f"data_{table.block}: got a multi-body refinement, expected one body; take these tables out, or give the "
-            "STAR file of the refinement before"
+            f"data_{table.block}: got a multi-body refinement, expected one body; remove these tables, or give the "
+            "STAR file of the preceding refinement"
         )
     if set(RECORD) & set(table.labels) and not set(RECORD) <= set(table.labels):
         missing = ", ".join(label for label in RECORD if label not in table.labels)
         return (
-            f"the record of an earlier run lacks {missing}: got a part of it, expected {', '.join(RECORD)}; take its "
-            "columns out"
+            f"the record of an earlier run is incomplete: {missing} missing, expected {', '.join(RECORD)}; remove its "
+            "columns"
         )
     return None
 

@@ -31,11 +31,11 @@ class Particles(NamedTuple):
     #: where they stand in the file
     block: Block
     #: number of the row, from 1
-    numbers: NDArray[np.int64]
+    particle_ids: NDArray[np.int64]
     #: number of the image's file, from 0, among ``RelionStar.image_files``
     files: NDArray[np.int32]
     #: number of the image in its file, from 1; 0 where the name has none
-    indices: NDArray[np.int64]
+    image_indices: NDArray[np.int64]
     #: (n, 2) x and y in px of the image: bring the particle to the origin; 0 where the file has no origins
     shifts: NDArray[np.float64]
     #: number of the group, from 0, among ``RelionStar.groups``
@@ -106,7 +106,7 @@ class RelionStar:
                 yield self._particles(block, rows)
         if not self.found_groups:
             raise DataError(
-                f"{self.path}: no rlnImageName in it that has rows, expected particles; give a file of them"
+                f"{self.path}: it has no rows with rlnImageName, expected particles; give a STAR file of particles"
             )
         check_rest(self.file, self.table, end)
         self.groups = [self._groups.with_box(group) for group in self.found_groups.values()]
@@ -114,8 +114,8 @@ class RelionStar:
 
     def _particles(self, block: Block, rows: Rows) -> Particles:
         present = [label for label in labels.OF_PARTICLE if label in self.table.labels]
-        numbers = {label: self.numbers(block, rows, label) for label in present}
-        files, indices = self._images(block, rows)
+        values = {label: self.floats(block, rows, label) for label in present}
+        files, image_indices = self._images(block, rows)
         groups = self._group_numbers(block, rows)
         for number, group in enumerate(self.found_groups.values()):
             if self._groups.needs_box(group):
@@ -123,28 +123,28 @@ class RelionStar:
                 self._groups.look_into(group, map(self.image_files.__getitem__, of_group))
         shifts = np.zeros((len(rows), 2))
         for axis, label in enumerate(self.shift_labels):
-            shifts[:, axis] = numbers.get(label, 0.0)
+            shifts[:, axis] = values.get(label, 0.0)
         if self.shift_labels and self.shift_labels[0] in labels.ORIGINS_ANGSTROM:
             shifts /= np.array([group.apix for group in self.found_groups.values()])[groups][:, None]
-        of_rows = np.arange(block.first, block.first + len(rows), dtype=np.int64)
-        return Particles(block, of_rows, files, indices, shifts, groups)
+        particle_ids = np.arange(block.first, block.first + len(rows), dtype=np.int64)
+        return Particles(block, particle_ids, files, image_indices, shifts, groups)
 
     def _error(self, block: Block, rows: Rows, row: int, problem: str) -> DataError:
         return self.file.error_at(block.offset + int(rows.lines[row, 0]), problem)
 
-    def numbers(self, block: Block, rows: Rows, label: str) -> NDArray[np.float64]:
+    def floats(self, block: Block, rows: Rows, label: str) -> NDArray[np.float64]:
         """Values (n,) of the rows of a block; DataError, with the line, where one is no finite number."""
         texts = rows.values(self.table.column(label))
         together = "".join(texts)
         try:
             # Python's underscores and digits are none of RELION's
-            numbers = np.array(texts if together.isascii() and "_" not in together else [""], dtype=np.float64)
+            values = np.array(texts if together.isascii() and "_" not in together else [""], dtype=np.float64)
         except ValueError:
-            numbers = np.array([np.nan])
-        if not np.isfinite(numbers).all():
+            values = np.array([np.nan])
+        if not np.isfinite(values).all():
             row = first_without_number(texts)
             raise self._error(block, rows, row, no_number(label, texts[row]))
-        return numbers
+        return values
 
     def apix_of(self, block: Block, rows: Rows) -> NDArray[np.float64]:
         """Pixel sizes (n,), in Å/px, of the images of the rows of a block."""
@@ -195,7 +195,7 @@ class RelionStar:
 
     def _bad_name(self, block: Block, rows: Rows, row: int, name: str) -> DataError:
         expected = f"a number before the @, of up to {LONGEST_INDEX} digits, and a file after it"
-        return self._error(block, rows, row, f"rlnImageName is {name[:200]}, expected {expected}; write it again")
+        return self._error(block, rows, row, f"rlnImageName is {name[:200]}, expected {expected}; write the file again")
 
     def _found(self, file: str) -> str:
         """The path of an image file, looked for from the current folder, then from the STAR file's."""

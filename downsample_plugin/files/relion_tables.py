@@ -37,7 +37,7 @@ def find_tables(file: StarFile) -> tuple[Table, Optics | None]:
         offset, block = rows_end(file, table), table.block
         if block == OPTICS and optics is None:
             optics = _read_optics(file, table)
-    raise DataError(f"{file.path}: no rlnImageName in it, expected a RELION STAR file of particles; give one")
+    raise DataError(f"{file.path}: it has no rlnImageName, expected a RELION STAR file of particles; give one")
 
 
 def check_rest(file: StarFile, particles: Table, end: int) -> None:
@@ -45,7 +45,7 @@ def check_rest(file: StarFile, particles: Table, end: int) -> None:
     offset, block = end, particles.block
     while table := next_table(file, offset, block, [OPTICS, particles.block]):
         if table.is_loop and labels.IMAGE in table.labels:
-            problem = "rlnImageName stands in a second table, expected one table of particles; split the file"
+            problem = "rlnImageName appears in a second table, expected one table of particles; split the file"
             raise file.error_at(table.labels_start, problem)
         _check(file, table)
         offset, block = rows_end(file, table), table.block
@@ -76,7 +76,7 @@ def _read_optics(file: StarFile, table: Table) -> Optics | None:
         row = dict(zip(table.labels, values))
         key = row.get(labels.OPTICS_GROUP, "1")
         if key in groups:
-            problem = f"optics group {key} stands twice in the optics table, expected once; write the file again"
+            problem = f"optics group {key} appears twice in the optics table, expected once; write the file again"
             raise DataError(f"{file.path}: {problem}")
         groups[key] = row
     return Optics(table, rows, end, groups)

@@ -73,7 +73,7 @@ class StackReader(abc.ABC):
             return
         raise DataError(
             f"the file is {self.holds.value} ({self.box[0]} x {self.box[1]} x {self.count}, as its header says), "
-            "expected a stack of particle images; give one (if it is one, name it .mrcs)"
+            "expected a stack of particle images; give one (if it is one, rename it to .mrcs)"
         )
 
     def number_of(self, index: int) -> int:

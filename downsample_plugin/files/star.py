@@ -163,8 +163,8 @@ def next_table(file: StarFile, offset: int = 0, block: str = "", strict: Collect
         elif sort == "row" and block in strict:
             raise file.error_at(
                 at,
-                f"{os.fsdecode(line.strip())[:SHOWN]!r} stands outside a loop, expected rows to follow their loop "
-                "without an empty line; write the file again",
+                f"{os.fsdecode(line.strip())[:SHOWN]!r} is outside a loop, expected rows to follow their loop without "
+                "an empty line; write the file again",
             )
         end = at + len(line)
     if not labels:
@@ -195,7 +195,7 @@ def check_labels(file: StarFile, table: Table) -> None:
             return
         if first in seen and first.startswith(b"_"):
             shown = os.fsdecode(first)
-            raise file.error_at(at, f"{shown} stands twice in the table, expected once; write the file again")
+            raise file.error_at(at, f"{shown} appears twice in the table, expected once; write the file again")
         seen.add(first)
 
 
@@ -242,7 +242,7 @@ def read_pairs(file: StarFile, table: Table) -> Rows:
         except RowError as error:
             raise file.error_at(at, str(error)) from None
         if len(values) < 2:
-            raise file.error_at(at, "a label has no value, expected one behind it; write the file again")
+            raise file.error_at(at, "a label has no value, expected one after it; write the file again")
         if values[0] != values[1]:
             places.append(values[1])
     shape = (1, len(places), 2)
@@ -279,8 +279,7 @@ def find_block(file: StarFile, name: str, offset: int) -> int | None:
 def changed(path: str) -> DataError:
     """That a file was written to while it was needed."""
     return DataError(
-        f"{path}: it was changed while the run was on, expected the same file until the end; start the same command "
-        "again"
+        f"{path}: it was changed during the run, expected the same file until its end; run the same command again"
     )
 
 

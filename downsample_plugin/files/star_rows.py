@@ -194,7 +194,7 @@ def _unclosed(text: bytes, place: int, start: int) -> RowError:
     """That a quote in the line from `start` on is not closed."""
     word = _WORD.match(text, place)
     shown = os.fsdecode(word.group() if word else b"")[:60]
-    return RowError(start, f"a quote is not closed: got {shown}, expected it again; write the file again")
+    return RowError(start, f"a quote is not closed: got {shown}, expected a closing quote; write the file again")
 
 
 def values_of_line(text: bytes, start: int, end: int) -> list[tuple[int, int]]:
@@ -227,7 +227,7 @@ def text_of(value: str) -> str:
     text = os.fsencode(value).decode("latin-1")
     if re.search(r"[\t\r\n\v\f\a]|  ", text):
         raise DataError(
-            f"{value!r}: it has a line break, a tab or two blanks together in it, expected none in a STAR file; give "
+            f"{value!r}: it contains a line break, a tab or two spaces in a row, expected none in a STAR file; give "
             "another name"
         )
     if text and " " not in text and text[0] not in "\"'#":
@@ -236,5 +236,5 @@ def text_of(value: str) -> str:
         if not re.search(quote + "(?= |$)", text):
             return quote + text + quote
     raise DataError(
-        f"{value!r}: it has quotes of both sorts before blanks, which a STAR file cannot hold; give it another name"
+        f"{value!r}: it contains both kinds of quotes before spaces, which a STAR file cannot hold; give another name"
     )

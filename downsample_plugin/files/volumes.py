@@ -24,7 +24,7 @@ def read_volume(path: str, index: int = 0) -> NDArray[np.float32]:
     with MapFile(path, index) as sections:
         volume: NDArray[np.float32] = np.stack([sections[z] for z in range(len(sections))])
     if not np.isfinite(volume).all():
-        raise DataError("the file has voxels that are not numbers, expected finite ones; make it again")
+        raise DataError("the file has voxels that are not numbers, expected finite ones; create it again")
     return volume
 
 
@@ -39,8 +39,8 @@ def center_of_mass(volume: NDArray[np.float32], threshold: float) -> NDArray[np.
     total = float(masses.sum())
     if not total > 0:
         raise DataError(
-            f"no voxel is above {threshold:g} (the largest is {volume.max():.4g}), or they sum up to nothing, expected "
-            "some mass to find the centre of; give another threshold"
+            f"no voxel is above {threshold:g} (the largest is {volume.max():.4g}), or their sum is 0, expected some "
+            "mass to find the centre of; give another threshold"
         )
     voxels = np.arange(len(volume)) - origin(len(volume))
     along = [float(masses.sum(axis=axes) @ voxels) for axes in ((0, 1), (0, 2), (1, 2))]

@@ -58,12 +58,12 @@ def draw_particles(axis: Any, sample: Sample) -> None:
     eye = eye_resolution(plan)
     bar = round_length(widest / 3)
     across, down = widest * PITCH_ACROSS, widest * PITCH_DOWN
-    frame = "; frame: what is cut out" if plan.box_crop < plan.box_in else ""
+    frame = "; frame: cropped region" if plan.box_crop < plan.box_in else ""
     rows = (
         (False, False, f"before: {plan.box_in} px, {plan.apix_in:.4g} Å/px; bar {bar:g} Å{frame}"),
         (True, False, f"after: {plan.box_out} px, {plan.apix_out:.4g} Å/px; bar {bar:g} Å"),
-        (False, True, f"before, at {eye:.0f} Å for the eye"),
-        (True, True, f"after, at {eye:.0f} Å for the eye"),
+        (False, True, f"before, low-pass {eye:.0f} Å for viewing"),
+        (True, True, f"after, low-pass {eye:.0f} Å for viewing"),
     )
     for row, (is_after, smooth, title) in enumerate(rows):
         axis.text(-widest / 2, widest * 0.52 - row * down, title, fontsize=9, verticalalignment="bottom")

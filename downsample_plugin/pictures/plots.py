@@ -29,7 +29,7 @@ def draw_spectra(axis: Any, sample: Sample) -> None:
     plan, before, after = sample.plan, sample.spectrum_before, sample.spectrum_after
     if before.count:
         scale = _scale_of_normalization(sample) if plan.normalize else 1.0
-        label = "before, on the scale of the normalised" if plan.normalize else "before"
+        label = "before, on the normalised scale" if plan.normalize else "before"
         axis.semilogy(before.frequency, scale * before.power, color=BEFORE, label=label)
         axis.semilogy(after.frequency, after.power, color=AFTER, label="after")
         _spare_the_filtered_away(axis, scale * before.power)
@@ -102,7 +102,7 @@ def draw_grey_values(axis: Any, sample: Sample) -> None:
         ends = np.percentile(np.concatenate(values), GREY_PERCENTILES)
         bins = np.linspace(ends[0], max(ends[1], np.nextafter(ends[0], np.inf)), BINS)
         for each, color, name in zip(values, (BEFORE, AFTER), ("before", "after")):
-            label = f"{name}: mean {each.mean():.3g}, deviation {each.std():.3g}"
+            label = f"{name}: mean {each.mean():.3g}, std. dev. {each.std():.3g}"
             weights = np.full(each.size, 100 / each.size)
             axis.hist(each, bins, weights=weights, histtype="step", linewidth=1.5, color=color, label=label)
         _legend_below(axis, *axis.get_legend_handles_labels())
@@ -121,7 +121,7 @@ def draw_places(axis: Any, places: Sequence[NDArray[np.float64]], names: Sequenc
     axis.axvline(0, color="gray", linewidth=0.5)
     reach = 1.05 * max(end, -begin, *(np.abs(points).max(initial=0) for points in places))
     axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal", xlabel="x (Å)", ylabel="y (Å), down the image")
-    axis.set_title(f"Where the particles stand in the box of {box} px", loc="left", fontsize=9)
+    axis.set_title(f"Where the particles are in the box of {box} px", loc="left", fontsize=9)
     _legend_below(axis, *axis.get_legend_handles_labels())
 
 

@@ -56,7 +56,7 @@ class Pairs:
     def __init__(self, jobs: Sequence[Job]):
         self._stacks = [stack for job in jobs for stack in _made_by(job)]
         if not self._stacks:
-            raise DataError("no particles have been downsampled yet, expected some to show; wait for them")
+            raise DataError("no particles have been downsampled yet, expected some to show; wait for the first ones")
         self.plan = jobs[0].plan
         self._ends = np.cumsum([len(stack.made) for stack in self._stacks])
         self.wanted = np.concatenate([_shifts(stack.wanted) for stack in self._stacks])

@@ -10,28 +10,28 @@ from pwem.constants import ALIGN_2D, ALIGN_3D, ALIGN_NONE, ALIGN_PROJ
 from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
-from ..core.alignment import Reading
+from ..core.alignment import Convention
 from ..core.checks import LARGEST_NUMBER
 from .set_columns import matricesOf, tableOf
 
 MATRIX = "_transform._matrix"
 
-READINGS_2D = [None, Reading.SHIFT_THEN_ROTATE, Reading.ROTATE_THEN_SHIFT]  # None: automatic
+CONVENTIONS_2D = [None, Convention.SHIFT_THEN_ROTATE, Convention.ROTATE_THEN_SHIFT]  # None: automatic
 
 
-def addReadingParam(form):
-    """Add to a form the choice of how 2D alignments are read: its value is the place in READINGS_2D."""
+def addConventionParam(form):
+    """Add to a form the choice of how 2D alignments are read: its value is the place in CONVENTIONS_2D."""
     form.addParam(
         "alignment2DConvention",
         params.EnumParam,
-        choices=["automatic"] + [reading.value for reading in READINGS_2D[1:]],
+        choices=["automatic"] + [convention.value for convention in CONVENTIONS_2D if convention],
         default=0,
         expertLevel=LEVEL_ADVANCED,
         label="2D alignment convention",
-        help="How a 2D alignment matrix holds the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, then "
-        "shifts. Read the wrong way, rotated particles move the wrong way. _automatic_ takes Xmipp's way where the "
-        "particles carry Xmipp's attributes (_xmipp_…), RELION's otherwise; the summary says which was used. "
-        "3D alignments need no choice.",
+        help="How a 2D alignment matrix stores the shift. RELION and cryoSPARC shift, then rotate; Xmipp rotates, "
+        "then shifts. With the wrong convention, rotated particles move in the wrong direction. _automatic_ "
+        "uses Xmipp's convention if the particles carry Xmipp's attributes (_xmipp_…), and RELION's otherwise; "
+        "the summary says which one was used. 3D alignments need no choice.",
     )
 
 
@@ -69,7 +69,7 @@ class OwnAlignment:
     ----------
     name : which input this is, for people
     kind : Scipion's word for it, such as ALIGN_PROJ
-    reading : how the matrices hold the shifts
+    convention : how the matrices hold the shifts
     connected : whether it is a set of its own: particles that it lacks are left out
     """
 
@@ -77,14 +77,14 @@ class OwnAlignment:
     connected = False
 
     def __init__(self, particles, convention):
-        """`particles` are InputParticles; `convention` is a 2D Reading, or None to choose by the items' attributes."""
+        """`particles` are InputParticles; `convention` of 2D alignments; None to choose by the items' attributes."""
         self._particles = particles
         first = particles.first()
         self.kind = ALIGN_NONE if first is None else particles.alignment
-        self.reading = Reading.PROJECTION
+        self.convention = Convention.PROJECTION
         self._automatic = convention is None
         if self.kind == ALIGN_2D:
-            self.reading = convention or _readingOfItem(first)
+            self.convention = convention or _conventionOfItem(first)
 
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
@@ -92,8 +92,8 @@ class OwnAlignment:
             return []
         if self.kind == ALIGN_3D:
             return [
-                "Recenter using aligned shifts: the particles carry alignment '3D', which is for volumes, expected "
-                "2D or projection alignment; connect alignments or switch recentring off."
+                "Recenter using aligned shifts: the alignment of the particles is '3D', which is for volumes, "
+                "expected 2D or projection alignment; connect alignments or switch recentring off."
             ]
         return [
             "Recenter using aligned shifts: the particles have no alignment, expected shifts to recentre by; "
@@ -101,18 +101,18 @@ class OwnAlignment:
         ]
 
     def describe(self):
-        """For summaries: the source, and for 2D which reading is used and why."""
+        """For summaries: the source, and for 2D which convention is used and why."""
         if self.kind != ALIGN_2D:
             return self.name
-        return f"{self.name} (2D, {self.reading.value}: {'automatic' if self._automatic else 'as chosen'})"
+        return f"{self.name} (2D, {self.convention.value}: {'automatic' if self._automatic else 'as chosen'})"
 
     def caution(self, output):
         """For summaries: that later runs will read a set with this alignment wrongly, unless they are told."""
         first = output.getFirstItem()
-        if self.kind == ALIGN_2D and first is not None and _readingOfItem(first) is not self.reading:
+        if self.kind == ALIGN_2D and first is not None and _conventionOfItem(first) is not self.convention:
             yield (
-                f"Note: the shifts of the output are written as '{self.reading.value}', and its particles do not look "
-                "like it; choose that as 2D alignment convention in later runs"
+                f"Note: the shifts of the output are written as '{self.convention.value}', but nothing in its "
+                "particles shows it; choose it as 2D alignment convention in later runs"
             )
 
     def of(self, block):
@@ -121,9 +121,17 @@ class OwnAlignment:
 
 
 class _ConnectedAlignment(OwnAlignment):
-    """The alignment of another set, by particle id. Its pixel size may differ."""
+    """The alignment of another set, by particle id. Its pixel size may differ.
+
+    Attributes
+    ----------
+    wanted : Scipion's word for the kind of alignment that it must have
+    how : the same for people
+    """
 
     connected = True
+    wanted: str
+    how: str
 
     def __init__(self, particles, convention, apix):
         """`particles` are those of the set; `apix` is the pixel size of the particles that are to be aligned by it."""
@@ -133,7 +141,10 @@ class _ConnectedAlignment(OwnAlignment):
     def problems(self, recentering):
         """Why the shifts cannot be had, as sentences; empty if they can."""
         if not self._particles.exists:
-            return [f"{self.name}: the set is not there yet, expected a finished output; run what makes it first."]
+            return [
+                f"{self.name}: the set does not exist yet, expected a finished output; run the protocol that "
+                "creates it first."
+            ]
         if self._particles.first() is None:
             return [f"{self.name}: the set is empty, expected aligned particles; connect another set."]
         if self.kind != self.wanted:
@@ -143,8 +154,8 @@ class _ConnectedAlignment(OwnAlignment):
             ]
         if not 0 < self._particles.apix < LARGEST_NUMBER:
             return [
-                f"{self.name}: its sampling rate is {self._particles.apix:g} Å/px, expected the pixel size that its "
-                "shifts are counted in; set its sampling rate first."
+                f"{self.name}: its sampling rate is {self._particles.apix:g} Å/px, expected the pixel size of its "
+                "shifts; set its sampling rate first."
             ]
         return []
 
@@ -171,8 +182,8 @@ class Connected2D(_ConnectedAlignment):
     name, wanted, how = "Alignments 2D", ALIGN_2D, "in 2D"
 
 
-def _readingOfItem(item):
-    """Xmipp's reading where an item carries Xmipp's attributes, RELION's otherwise."""
+def _conventionOfItem(item):
+    """Xmipp's convention where an item carries Xmipp's attributes, RELION's otherwise."""
     if any(name.startswith("_xmipp_") for name, _ in item.getAttributes()):
-        return Reading.ROTATE_THEN_SHIFT
-    return Reading.SHIFT_THEN_ROTATE
+        return Convention.ROTATE_THEN_SHIFT
+    return Convention.SHIFT_THEN_ROTATE

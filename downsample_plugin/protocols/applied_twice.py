@@ -37,10 +37,11 @@ class AppliedTwice:
         """A line if this is so of nearly all, `label` being what they are called."""
         if self._moved >= _ENOUGH and self._again >= _NEARLY_ALL * self._moved:
             yield (
-                f"WARNING: {label}: got shifts as large as those that recentring has applied to the images "
-                f"({self._again} of {self._moved} particles that were moved by more than {_LARGE:g} px), expected what "
-                "is left of them: they would count twice. Was an alignment of the full-size particles assigned to the "
-                "recentred ones? Use the alignment that came with them, or one found on them"
+                f"WARNING: {label}: got shifts as large as those that recentring has already applied to the images "
+                f"({self._again} of {self._moved} particles that were moved by more than {_LARGE:g} px), expected "
+                "only the rest of each shift: they would be applied twice. Was an alignment of the full-size "
+                "particles assigned to the recentred ones? Use the alignment of the recentred particles, or one "
+                "found on them"
             )
 
 
@@ -51,6 +52,6 @@ def shiftsAppliedTwice(particles, alignment, label):
         if SHIFT_RECORDS[0] in source.table:
             labels = (MATRIX, *SHIFT_RECORDS)
             for block in itertools.islice(source.table.blocks(labels, "enabled=1", rows=_LOOKED_AT), 1):
-                shifts = shifts_of(alignment.of(block).matrices, alignment.reading)
+                shifts = shifts_of(alignment.of(block).matrices, alignment.convention)
                 found.add(shifts, columnsOf(block, SHIFT_RECORDS))
     return list(found.describe(label))

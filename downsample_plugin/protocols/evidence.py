@@ -17,8 +17,8 @@ _RATE = "_samplingRate"
 _SAME_DEFOCUS = 1.0  # Å
 _SAME_PLACE = 2.0  # px; coordinates are rounded, by some programs cut, each time that they are scaled
 SAME_RATE = 0.01  # of pixel sizes that differ only as people and programs round them
-WRITTEN_AGAIN = "its image was written again by another protocol"
-_ANOTHER = f"{WRITTEN_AGAIN}, and the downsampled particle of its id is another one"
+WRITTEN_AGAIN = "its image was rewritten by another protocol"
+_ANOTHER = f"{WRITTEN_AGAIN}, and the downsampled particle with its id is a different one"
 
 
 class Evidence(NamedTuple):
@@ -94,7 +94,7 @@ def placeProblems(some, others, apix, why, where=True):
         if differ[i]:
             problems[i] = f"{why}: its micrograph is {_micrograph(some, others, i)}"
         else:
-            problems[i] = f"{why}: they stand {np.hypot(*apart[i]):.4g} Å apart in the micrograph"
+            problems[i] = f"{why}: they are {np.hypot(*apart[i]):.4g} Å apart in the micrograph"
     return problems
 
 
@@ -172,6 +172,6 @@ def _defocusProblems(own, named, where, isNumberedAnew):
     }
     rest = np.flatnonzero(where & ~differ).tolist()
     if rest and isNumberedAnew():
-        why = f"{WRITTEN_AGAIN}, the set is numbered anew, and nothing tells which particle it is"
+        why = f"{WRITTEN_AGAIN}, the set has been renumbered, and nothing identifies the particle"
         problems.update(dict.fromkeys(rest, why))
     return problems

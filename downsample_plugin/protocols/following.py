@@ -99,8 +99,8 @@ class Follower:
         if job.has_bad_particles() and not self._pace.skipCorrupt:
             raise PlanError(
                 [
-                    "Skip corrupt particles: it was on, and the output lacks the corrupt particles of stacks that it "
-                    "refers to, expected the same; switch it on, or restart the run."
+                    "Skip corrupt particles: it was on when the run began, and the output already lacks corrupt "
+                    "particles, expected the same setting; switch it on, or restart the run."
                 ]
             )
         if job.is_finished():
@@ -110,8 +110,8 @@ class Follower:
         results = job.results()
         if set(results["particle_id"][results["index"] > 0].tolist()) != published:
             raise DataError(
-                f"{job.folder}: stacks that the output refers to were lost, and made again from the input they have "
-                "other particles, expected the same; restart the run"
+                f"{job.folder}: stacks of the output were lost, and made again from the input they have different "
+                "particles, expected the same; restart the run"
             )
 
     def _collect(self):
@@ -149,7 +149,7 @@ class Follower:
             raise PlanError(
                 [
                     f"The parameters have been changed since the run began ({job.plan.summary()}), expected the same, "
-                    "since what comes is appended to the same set; set them back, or restart the run."
+                    "since new particles are appended to the same set; change them back, or restart the run."
                 ]
             )
 
@@ -189,7 +189,10 @@ class Follower:
     def _close(self):
         """The inputs are closed: so is the output."""
         if self._output is None:
-            raise DataError("Particles: none has come that can be downsampled; check the inputs and continue the run.")
+            raise DataError(
+                "Particles: none that can be downsampled have arrived, expected some; check the inputs, "
+                "then continue the run."
+            )
         plan = self._batches.jobs[-1].plan
         self._run.describe(plan, self._tally(), self._run.alignment(), self._output)
         self._run.drawResult(self._batches.jobs)

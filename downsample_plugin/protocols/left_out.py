@@ -81,8 +81,8 @@ class LeftOut:
                 os.remove(self.path)
         if not output.getSize():
             raise DataError(
-                f"All {self.count} particles are left out, expected some that can be used. The first: "
-                f"{self._first}\nAll are listed in {self.path}"
+                f"All {self.count} particles are left out, expected some usable ones. The first: {self._first}\n"
+                f"All are listed in {self.path}"
             )
 
     def warn(self, total):

@@ -34,7 +34,7 @@ class OneStepProtocol(PluginProtocol):
         """(InputParticles, alignment) of the input and of the output; both alignments are read alike."""
         before = self.alignment()
         output = InputParticles(getattr(self, OUTPUT_NAME))
-        convention = before.reading if before.kind == ALIGN_2D else None
+        convention = before.convention if before.kind == ALIGN_2D else None
         return (self.particles(), before), (output, OwnAlignment(output, convention))
 
     def badPath(self):

@@ -149,7 +149,7 @@ class InputParticles:
         """
         first = self.first()
         if first is None:
-            raise DataError("the set is empty, expected one particle or more; connect another set.")
+            raise DataError("the set is empty, expected one or more particles; connect another set.")
         try:
             return _boxOf(first.getFileName())
         except DataError:
@@ -167,7 +167,7 @@ class InputParticles:
         """Why the images cannot be worked on, by the first of them, as sentences; empty if they can."""
         first = self.first()
         if first is None:
-            return [f"{label}: the set is empty, expected one particle or more; connect another set."]
+            return [f"{label}: the set is empty, expected one or more particles; connect another set."]
         try:
             self.box()
             _checkImages(first.getFileName())

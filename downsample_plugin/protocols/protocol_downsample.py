@@ -20,7 +20,7 @@ from ..engine.tables import BadParticle
 from ..errors import DownsampleError
 from ..pictures.particles import draw_result
 from ..pictures.sample import Sample
-from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
+from .alignments import CONVENTIONS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
 from .base import PluginProtocol
 from .first_images import areNormalised
@@ -39,14 +39,14 @@ MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 class ProtDownsampleParticles(PluginProtocol):
     """Downsample particles: bin or rescale the images to a coarser pixel size, and recenter, crop or filter them.
 
-    In one pass, each step optional, in this order: recenter (recentre) by the shifts of the alignment; crop or pad
-    the box; downsample by a Fourier crop, to a box or a pixel size of your choice (binning by 2 is half the box);
+    In one pass, with every step optional and in this order: recenter (recentre) by the shifts of the alignment; crop
+    or pad the box; downsample by a Fourier crop to the box or pixel size you choose (binning by 2 halves the box);
     low-pass (lowpass) and high-pass (highpass) filter; normalize the background; save in 16 bits.
-    Use it also to resize the box alone, or to scale particles to the pixel size of another data set.
+    You can also use it to resize the box alone, or to scale particles to the pixel size of another data set.
 
-    The output has the input's ids, order, CTF and all other attributes, with the sampling rate, shifts and
-    coordinates that belong to the new images. Most steps of processing (2D and 3D classification, variability)
-    need only coarse pixels and are many times faster with them. The way back to full size is the protocol
+    The output keeps the ids, order, CTF and all other attributes of the input; its sampling rate, shifts and
+    coordinates match the new images. Most processing steps (2D and 3D classification, variability) need only
+    coarse pixels and are many times faster with them. To go back to full size, use the protocol
     "restore full-size particles".
     """
 
@@ -142,7 +142,7 @@ class ProtDownsampleParticles(PluginProtocol):
         try:
             draw_result(self.picturePath(), Sample.of_jobs(jobs))
         except Exception as error:
-            self.warning(f"The result picture could not be drawn ({error!r}); the particles are not touched by that.")
+            self.warning(f"The result picture could not be drawn ({error!r}); the particles are not affected.")
 
     def jobs(self):
         """The jobs of this run: one, or those of the batches in which an open set came."""
@@ -165,7 +165,10 @@ class ProtDownsampleParticles(PluginProtocol):
         if not self.particles().exists:
             return []  # pyworkflow says so
         if self.particles().areClasses and any(source.isOpen for source in self.connected()):
-            return ["Alignments: the set is still open, expected a closed one for classes as input; wait for its end."]
+            return [
+                "Alignments: the set is still open, expected a closed one when the input is classes; wait until "
+                "it is closed."
+            ]
         isThere = all(source.exists for source in self.connected())
         if self._isFollowing() and isThere and self._nothingYet():  # the run checks when it comes
             problems = emptyProblems(self) or stack_problems(self.particlesPerStack.get())
@@ -193,7 +196,7 @@ class ProtDownsampleParticles(PluginProtocol):
             return []
         warnings = checks.questions(self.plan(), areNormalised(self.particles()))
         if self.alignments3D.hasValue() and self.alignments2D.hasValue():
-            warnings.append("Alignments 2D: not used, since Alignments 3D is given too and wins.")
+            warnings.append("Alignments 2D: not used, since Alignments 3D is also given and takes precedence.")
         return warnings + shiftsAppliedTwice(self.particles(), self.alignment(), "Input particles")
 
     def _summary(self):
@@ -207,7 +210,10 @@ class ProtDownsampleParticles(PluginProtocol):
         if not self.particles().exists or self._validate() or self._nothingYet():
             return super().summaryBefore()
         plan = self.plan()
-        return [f"Will give: {plan.summary()}", *checks.warnings(plan, normalised=areNormalised(self.particles()))]
+        return [
+            f"Expected output: {plan.summary()}",
+            *checks.warnings(plan, normalised=areNormalised(self.particles())),
+        ]
 
     def _progress(self):
         """How far a run without an output is, by what it has left on the disk; nothing is computed for it."""
@@ -215,8 +221,8 @@ class ProtDownsampleParticles(PluginProtocol):
             states = [job.progress() for job in self.jobs()]
             if states:
                 done, total, perSecond = map(sum, zip(*states))
-                bad = [f"Particles that cannot be used: {self.badPath()}"] if os.path.exists(self.badPath()) else []
-                rest = ["The output set is being made."] if done == total and self.isRunning() else []
+                bad = [f"Corrupt particles are listed in {self.badPath()}"] if os.path.exists(self.badPath()) else []
+                rest = ["The output set is being written."] if done == total and self.isRunning() else []
                 return [str(Progress(done, total, perSecond)), *rest, *bad]
         return super().summaryBefore()
 
@@ -290,7 +296,7 @@ class ProtDownsampleParticles(PluginProtocol):
 
     def alignment(self):
         """The alignment that this run uses, not loaded yet: 3D before 2D, before the particles' own."""
-        convention = READINGS_2D[self.alignment2DConvention.get()]
+        convention = CONVENTIONS_2D[self.alignment2DConvention.get()]
         for source, pointer in self._connections():
             return source(InputParticles(pointer.get()), convention, self.particles().apix)
         return OwnAlignment(self.particles(), convention)
@@ -299,4 +305,4 @@ class ProtDownsampleParticles(PluginProtocol):
 def _threadProblems(threads):
     if threads and threads >= 1:
         return []
-    return [f"Threads: got {threads}, expected 1 or more: the worker processes of the program; 1 per core is usual."]
+    return [f"Threads: got {threads}, expected 1 or more worker processes; 1 per core is usual."]

@@ -33,9 +33,9 @@ class VolumeOutputs(enum.Enum):
 class ProtDownsampleVolumes(PluginProtocol):
     """Downsample volumes: bring maps and masks to the box and pixel size of downsampled particles, and back.
 
-    3D classification and refinement want the reference and the mask in the box and pixel size of the particles, about
-    the same origin. A mask that was drawn on a small map is brought back to full size in the same way. The output is
-    of the kind of the input: a volume with its half maps, a mask, or a set of volumes.
+    3D classification and refinement need the reference and the mask to have the box, pixel size and origin of the
+    particles. A mask that was made on a small map is brought back to full size in the same way. The output is of the
+    same kind as the input: a volume with its half maps, a mask, or a set of volumes.
     """
 
     _label = "downsample volumes"
@@ -50,9 +50,9 @@ class ProtDownsampleVolumes(PluginProtocol):
             pointerClass="Volume,VolumeMask,SetOfVolumes",
             important=True,
             label="Input volumes",
-            help="The volume, mask or set of volumes to downsample. Half maps go along. The output is of the same "
-            "kind. A mask is padded with 0 and stays within 0 and 1; a volume is padded with the mean of the outermost "
-            "layer of its box. Values keep their scale.",
+            help="The volume, mask or set of volumes to downsample. Half maps are downsampled too. The output is of "
+            "the same kind. A mask is padded with 0 and stays between 0 and 1; a volume is padded with the mean "
+            "of the outermost layer of its box. Grey values keep their scale.",
         )
         form.addParam(
             "likeParticles",
@@ -60,22 +60,22 @@ class ProtDownsampleVolumes(PluginProtocol):
             pointerClass="SetOfParticles,Volume,VolumeMask",
             allowsNull=True,
             label="Particles or volume to fit",
-            help="The output gets their box and pixel size, about the same origin: that of downsampled particles, to "
-            "have a reference and a mask for them; or that of a full-size map or full-size particles, to bring back a "
-            "mask that was drawn on a small map. Their pixel size may be finer than the volume's: then nothing is "
-            "gained but voxels. Give this, or boxes and pixel size under _Downsampling_, not both.",
+            help="The output gets their box and pixel size, about the same origin. Choose downsampled particles to "
+            "make a reference or a mask for them; choose a full-size map or full-size particles to bring back a "
+            "mask that was made on a small map. Their pixel size may be finer than that of the volume; this "
+            "adds voxels, but no detail. Give this, or a box or pixel size under _Downsampling_, not both.",
         )
         form.addSection(label="Downsampling")
         defineBox(form)
         form.getParam("cropSize").help.set(
-            "Box size in pixels of the input, to cut the volumes to before anything else; the pixel size stays. A "
-            "larger box than the volumes' is padded. Empty: keep the box.\n"
-            "Give what the particles were cropped to, if they were; or leave all to _Particles or volume to fit_."
+            "Box size, in input pixels, to crop the volumes to before anything else; the pixel size does not change. "
+            "If it is larger than the input box, the volumes are padded. Empty: keep the box.\n"
+            "If the particles were cropped, give the same box; or use _Particles or volume to fit_ instead."
         )
         defineFilters(form)
         form.getParam("highpassResolution").help.set(
-            "Take away what varies more slowly than this; the mean goes with it. The gain is 1/2 at this resolution. "
-            "Seldom of use for a reference, and not for a mask. Empty: no filter. Example: 400"
+            "Remove variation slower than this; this also removes the mean. The gain is 1/2 at this resolution. "
+            "Rarely useful for a reference, and not possible for a mask. Empty: no filter. Example: 400"
         )
 
     # --------------------------- steps ----------------------------------------------
@@ -108,7 +108,7 @@ class ProtDownsampleVolumes(PluginProtocol):
             new.setObjId(volume.getObjId())
             output.append(new)
         if not volumes:
-            raise DataError("Input volumes: none is enabled, expected one or more; enable some.")
+            raise DataError("Input volumes: none are enabled, expected one or more; enable some.")
         return output
 
     def _drawResult(self, work):
@@ -118,7 +118,7 @@ class ProtDownsampleVolumes(PluginProtocol):
             sample = MapSample.of_files(work.plan, volume.getFileName(), volume.getIndex(), path)
             draw_map_result(self.picturePath(), sample, os.path.basename(volume.getFileName()))
         except Exception as error:
-            self.warning(f"The result picture could not be drawn ({error!r}); the volumes are not touched by that.")
+            self.warning(f"The result picture could not be drawn ({error!r}); the volumes are not affected.")
 
     def pairOf(self, number):
         """A volume of the input and what came of it; of a set those of a number, from 1. DataError if there is none."""
@@ -145,26 +145,29 @@ class ProtDownsampleVolumes(PluginProtocol):
     def _inputProblems(self):
         source = self.inputVolumes.get()
         if self._isSet() and source.isEmpty():
-            return ["Input volumes: the set is empty, expected one volume or more; connect another set."]
+            return ["Input volumes: the set is empty, expected one or more volumes; connect another set."]
         if not source.getSamplingRate():
-            return ["Input volumes: there is no sampling rate, expected the voxel size; set it first."]
+            return ["Input volumes: the sampling rate is missing, expected the voxel size; set it first."]
         like = self.likeParticles.get()
         if self.likeParticles.hasValue() and like is None:
             return [
-                "Particles or volume to fit: they are not there yet, expected a finished output; run what makes it."
+                "Particles or volume to fit: they do not exist yet, expected a finished output; run the protocol "
+                "that creates them first."
             ]
         if like is not None and not isinstance(like, Volume):
             problems = InputParticles(like).imageProblems("Particles or volume to fit")
             if problems:
                 return problems
         if like is not None and not like.getSamplingRate():
-            return ["Particles or volume to fit: there is no sampling rate, expected their pixel size; set it first."]
+            return [
+                "Particles or volume to fit: the sampling rate is missing, expected their pixel size; set it first."
+            ]
         return []
 
     def checkInput(self):
         """Raise DataError if there is no input to show boxes for."""
         if self.inputVolumes.get() is None:
-            raise DataError("Input volumes: none are given, expected some to show their values; choose them first.")
+            raise DataError("Input volumes: none are given, but this wizard shows their values; choose them first.")
         problems = self._inputProblems()
         if problems:
             raise DataError("\n".join(problems))
@@ -178,7 +181,7 @@ class ProtDownsampleVolumes(PluginProtocol):
         """The summary while there is no output."""
         if self.inputVolumes.get() is None or self._validate():
             return ["Output volumes not ready yet."]
-        return [f"Will give: {self.plan().summary()}"]
+        return [f"Expected output: {self.plan().summary()}"]
 
     def _citations(self):
         return ["delaRosaTrevin2016"]
@@ -187,9 +190,9 @@ class ProtDownsampleVolumes(PluginProtocol):
         noun = "mask" if work.plan.is_mask else "volume"
         yield f"{work.count} {noun}{'s' if work.count > 1 else ''}: {work.plan.summary()}"
         if work.halfMaps:
-            yield f"{work.halfMaps} half maps went along"
+            yield f"{work.halfMaps} half maps as well"
         if self.likeParticles.hasValue():
-            yield f"In the box and pixel size of {self.getObjectTag('likeParticles')}"
+            yield f"Box and pixel size of {self.getObjectTag('likeParticles')}"
         yield f"On disk: {prettySize(work.bytes)}"
 
     # --------------------------- from the form --------------------------------------

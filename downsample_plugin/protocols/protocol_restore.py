@@ -9,7 +9,7 @@ from pyworkflow.protocol import params
 from .. import __version__
 from ..errors import DataError
 from ..words import counted
-from .alignments import READINGS_2D, OwnAlignment, addReadingParam
+from .alignments import CONVENTIONS_2D, OwnAlignment, addConventionParam
 from .applied_twice import shiftsAppliedTwice
 from .left_out import LeftOut
 from .messages import emptyProblems
@@ -22,12 +22,12 @@ _QUICK = 1000  # files to look for before a run; in the run they are looked for 
 
 
 class ProtRestoreFullSize(OneStepProtocol):
-    """Restore full-size particles: unbin, that is go back from downsampled (binned) particles to the original images.
+    """Restore full-size particles: unbin, that is, go back from downsampled (binned) particles to the original images.
 
-    Downsample, classify, select, refine; then take the particles that are left at full size, with the alignment
-    that was found on the small images. There is no need to re-extract them, nor to find them by their coordinates.
-    Shifts are scaled to the full-size pixels, and what recentring (recentering) has moved the images by is put back,
-    so that nothing is applied twice or lost.
+    After downsampling, classification, selection and refinement, get the remaining particles back at full size, with
+    the alignment that was found on the small images. There is no need to re-extract them or to match coordinates.
+    Shifts are scaled to full-size pixels, and the shift that recentring (recentering) applied to the images is added
+    back, so that no shift is lost or applied twice.
     """
 
     _label = "restore full-size particles"
@@ -42,10 +42,10 @@ class ProtRestoreFullSize(OneStepProtocol):
             pointerClass=PARTICLES_OR_CLASSES,
             important=True,
             label="Input particles",
-            help="The small particles as they are now: downsampled particles, or 2D or 3D classes of them, after any "
-            "number of other protocols (classification, selection, refinement, join, symmetry expansion), or after a "
-            "trip through another program and an import. Of classes, the particles in all enabled classes are taken. "
-            "Their alignment is what the full-size particles get.",
+            help="The small particles in their current state: downsampled particles, or 2D or 3D classes of them, "
+            "after any other protocols (classification, selection, refinement, join, symmetry expansion), or "
+            "exported to another program and imported again. From classes, the particles of all enabled classes "
+            "are used. The full-size particles get the alignment of these particles.",
         )
         form.addParam(
             "downsampled",
@@ -53,9 +53,9 @@ class ProtRestoreFullSize(OneStepProtocol):
             pointerClass="SetOfParticles",
             important=True,
             label="Downsampled particles",
-            help="The output of the run of _downsample particles_ that the input particles come from. It has recorded "
-            "what it did to each particle, and knows the full-size ones. Where its own input had been downsampled "
-            "before, the way back leads through that run too, to the original particles.",
+            help="The output of the _downsample particles_ run that the input particles come from. That run recorded "
+            "what it did to each particle, and which full-size particle it came from. If its own input had been "
+            "downsampled before, the particles are traced back through that run too, to the original ones.",
         )
         form.addParam(
             "fullSizeParticles",
@@ -63,11 +63,11 @@ class ProtRestoreFullSize(OneStepProtocol):
             pointerClass="SetOfParticles",
             allowsNull=True,
             label="Full-size particles",
-            help="Optional. The particles to go back to, instead of those that were downsampled: such as the same "
-            "particles after polishing, or the output of the first of two downsample runs. They must have the same "
-            "ids as those; their pixel size may be another.",
+            help="Optional. The particles to go back to, instead of those that were downsampled, such as the same "
+            "particles after polishing, or the output of the first of two downsampling runs. They must have the "
+            "same ids; their pixel size may differ.",
         )
-        addReadingParam(form)
+        addConventionParam(form)
         form.addParallelSection(threads=0, mpi=0)
 
     # --------------------------- steps ----------------------------------------------
@@ -101,15 +101,18 @@ class ProtRestoreFullSize(OneStepProtocol):
             inputs["Full-size particles"] = self._fullSize()
         for label, particles in inputs.items():
             if not particles.exists:
-                problems.append(f"{label}: the set is not there yet, expected a finished output; run what makes it.")
+                problems.append(
+                    f"{label}: the set does not exist yet, expected a finished output; run the protocol "
+                    "that creates it first."
+                )
             elif particles.first() is None:
-                problems.append(f"{label}: the set is empty, expected one particle or more; connect another set.")
+                problems.append(f"{label}: the set is empty, expected one or more particles; connect another set.")
             elif not particles.apix:
                 problems.append(f"{label}: the set has no sampling rate, expected its pixel size; set it first.")
         if not problems and self.alignment().kind == ALIGN_3D:
             problems.append(
-                "Input particles: they carry alignment '3D', which is for volumes, expected 2D or projection "
-                "alignment, or none; connect particles."
+                "Input particles: their alignment is '3D', which is for volumes, expected 2D or projection "
+                "alignment, or none; connect other particles."
             )
         if problems:
             return problems
@@ -131,8 +134,8 @@ class ProtRestoreFullSize(OneStepProtocol):
         """What was done to so many particles, as a sentence for a paper."""
         particles = counted(count, "downsampled particle")
         return (
-            f"The alignment of {particles} was carried over to full "
-            f"size with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
+            f"The alignment of {particles} was transferred to the full-size images with scipion-em-downsample "
+            f"{__version__} in Scipion [delaRosaTrevin2016]."
         )
 
     def _citations(self):
@@ -146,22 +149,25 @@ class ProtRestoreFullSize(OneStepProtocol):
         yield from warnings
         count = counted(output.getSize(), "particle")
         yield f"{count} at full size: pixel size {self.particles().apix:.5g} → {apix:.5g} Å/px"
-        yield f"Through {' and '.join(map(nameOf, restored.runs)) or 'the shifts recorded on them'}"
+        yield f"Traced back through {' and '.join(map(nameOf, restored.runs)) or 'the shifts recorded on them'}"
         if restored.byId:
-            yield f"{restored.byId} of them by their ids, since another protocol has written their images again"
+            yield f"{restored.byId} of them found by their ids, since another protocol has rewritten their images"
         if restored.byPlace:
             yield (
-                f"{restored.byPlace} of them by their places in the micrographs, since their images were written again "
-                "and their records are lost"
+                f"{restored.byPlace} of them found by their positions in the micrographs, since their images were "
+                "rewritten and their records are lost"
             )
         if alignment.kind == ALIGN_NONE:
-            yield "The input particles have no alignment: that of the full-size particles stays"
+            yield "The input particles have no alignment: the full-size particles keep theirs"
         elif alignment.kind == ALIGN_2D:
             yield f"Alignment from {alignment.describe()}"
             yield from alignment.caution(output)
         if restored.isExpanded:
-            yield "Several entries per particle: they keep the ids of the input; _fullSizeId tells the particle's own"
-        yield from leftOut.describe("that cannot be found")
+            yield (
+                "Several entries per particle: they keep the ids of the input; _fullSizeId holds the full-size "
+                "particle's id"
+            )
+        yield from leftOut.describe("that could not be found")
 
     # --------------------------- from the form --------------------------------------
     def _small(self):
@@ -169,7 +175,7 @@ class ProtRestoreFullSize(OneStepProtocol):
 
     def alignment(self):
         """The alignment of the input particles."""
-        return OwnAlignment(self.particles(), READINGS_2D[self.alignment2DConvention.get()])
+        return OwnAlignment(self.particles(), CONVENTIONS_2D[self.alignment2DConvention.get()])
 
     def _fullSize(self):
         return InputParticles(self.fullSizeParticles.get())

@@ -9,7 +9,7 @@ from pyworkflow.protocol import params
 from pyworkflow.protocol.constants import LEVEL_ADVANCED
 
 from .. import __version__
-from ..core.alignment import Reading, shifts_of, translations_about_point
+from ..core.alignment import Convention, shifts_of, translations_about_point
 from ..core.geometry import origin
 from ..errors import DataError
 from ..files.volumes import center_of_mass, read_volume
@@ -30,11 +30,11 @@ AXES = ("xCenter", "yCenter", "zCenter")
 
 
 class ProtShiftParticleCenter(OneStepProtocol):
-    """Move particle center: shift the origin of all particles to a point of the reference, by their alignments only.
+    """Move particle center: shift the origin of all particles to a point of the reference, in their alignments only.
 
-    It is the first step to sub-particles (subparticles, localized reconstruction): run "downsample particles" on the
-    output, to recenter (recentre) the images on that point and crop them to the size of the part. Each particle then
-    becomes a sub-particle (subparticle) about the point; after an expansion of the symmetry it gives one for each copy.
+    This is the first step towards sub-particles (subparticles, localized reconstruction): run "downsample particles"
+    on the output to recenter (recentre) the images on that point and crop them to the size of the part. Each particle
+    then becomes a sub-particle (subparticle) around the point; after symmetry expansion, it gives one for each copy.
     """
 
     _label = "move particle center"
@@ -51,9 +51,9 @@ class ProtShiftParticleCenter(OneStepProtocol):
             pointerCondition="hasAlignmentProj",
             important=True,
             label="Input particles",
-            help="Particles that were aligned to a 3D reference; symmetry-expanded ones too. Only their alignments "
-            "change. To move the images as well, run _downsample particles_ on the output, with _Recenter using "
-            "aligned shifts_ and a crop box of the size that the part needs; that moves the coordinates too.",
+            help="Particles aligned to a 3D reference; they may be symmetry-expanded. Only their alignments change. "
+            "To move the images as well, run _downsample particles_ on the output, with _Recenter using aligned "
+            "shifts_ and a crop box large enough for the part; this moves the coordinates too.",
         )
         form.addParam(
             "centerFrom",
@@ -62,8 +62,8 @@ class ProtShiftParticleCenter(OneStepProtocol):
             default=FROM_POINT,
             display=params.EnumParam.DISPLAY_HLIST,
             label="New center from",
-            help="_point_: you give it, or pick it with the wizard.\n_volume_: the centre of mass of a volume or mask, "
-            "such as a mask about the part you want to study.",
+            help="_point_: enter it, or pick it with the wizard.\n"
+            "_volume_: the centre of mass of a volume or mask, such as a mask around the part you want to study.",
         )
         form.addParam(
             "inputVolume",
@@ -71,8 +71,9 @@ class ProtShiftParticleCenter(OneStepProtocol):
             pointerClass="Volume,VolumeMask",
             allowsNull=True,
             label="Volume or mask",
-            help="In the box and frame of the reference that the particles were aligned to; its pixel size may be "
-            "another. For _volume_ its centre of mass is the new centre. For _point_ it is only what the wizard shows.",
+            help="It must match the box and frame of the reference that the particles were aligned to; its pixel "
+            "size may differ. With _volume_, its centre of mass is the new centre. With _point_, it is only "
+            "shown by the wizard.",
         )
         form.addParam(
             "volumeThreshold",
@@ -80,15 +81,16 @@ class ProtShiftParticleCenter(OneStepProtocol):
             default=0.0,
             condition=f"centerFrom == {FROM_VOLUME}",
             label="Density threshold",
-            help="Voxels at or below it count as nothing, those above by their value. 0 suits a mask; for a map give "
-            "the level at which you look at it, so that noise does not draw the centre to the middle of the box.",
+            help="Voxels at or below this value are ignored; those above it are weighted by their value. 0 suits a "
+            "mask. For a map, give the level at which you display it, so that noise does not pull the centre to "
+            "the middle of the box.",
         )
         line = form.addLine(
             "New center",
             condition=f"centerFrom == {FROM_POINT}",
-            help="The point from the reference's origin, which is voxel B // 2 of a box of B voxels (as if that were "
-            "0, 0, 0). A point 40 Å to the right of the centre, seen along z, is 40, 0, 0. The wizard picks it on "
-            "_Volume or mask_.",
+            help="The point relative to the origin of the reference, which is voxel B // 2 of a box of B voxels "
+            "(that voxel is 0, 0, 0). A point 40 Å to the right of the centre, seen along z, is 40, 0, 0. The "
+            "wizard picks it on _Volume or mask_.",
         )
         for name in AXES:
             line.addParam(name, params.FloatParam, default=0.0, label=name[0].upper())
@@ -100,15 +102,15 @@ class ProtShiftParticleCenter(OneStepProtocol):
             display=params.EnumParam.DISPLAY_HLIST,
             condition=f"centerFrom == {FROM_POINT}",
             label="Unit",
-            help="Of the new centre: Å, or pixels of the input particles.",
+            help="Unit of the new centre: Å, or pixels of the input particles.",
         )
         form.addParam(
             "excludeOutside",
             params.BooleanParam,
             default=False,
             label="Leave out what lies outside the box",
-            help="A point far from the origin may project outside a particle's box, where there is no image of it. "
-            "_Yes_: such particles are left out. _No_: they stay. The summary says how many there are.",
+            help="A point far from the origin may project outside a particle's box, where there is no image. _Yes_: "
+            "such particles are left out. _No_: they are kept. The summary says how many there are.",
         )
         form.addParam(
             "defocusByHeight",
@@ -117,11 +119,12 @@ class ProtShiftParticleCenter(OneStepProtocol):
             default=0,
             expertLevel=LEVEL_ADVANCED,
             label="Move defocus by height",
-            help="A part that sits higher in the ice than the particle's origin has another defocus. The height is "
-            "the z of the point after the particle's rotation, in Å.\n_lower towards the source_: it is taken off "
-            "defocus U and V, as localrec does; right where the reference has the true hand and z points to "
-            "the electron source.\n_higher_: it is added; right where the hand is inverted.\nAt 300 kV a "
-            "height of 50 Å turns the phase at 3 Å by 20°.",
+            help="A part that lies higher in the ice than the particle's origin has a different defocus. The height "
+            "is the z coordinate of the point after the particle's rotation, in Å.\n"
+            "_lower towards the source_: the height is subtracted from defocus U and V, as in localrec; correct "
+            "if the reference has the correct hand and z points towards the electron source.\n"
+            "_higher towards the source_: it is added; correct if the hand is inverted.\n"
+            "At 300 kV, a height of 50 Å changes the phase at 3 Å by 20°.",
         )
         form.addParallelSection(threads=0, mpi=0)
 
@@ -201,16 +204,16 @@ class ProtShiftParticleCenter(OneStepProtocol):
             return []
         return [
             f"New center: it is {distance:.4g} Å from the origin, more than half the particles' box ({half:.4g} Å), "
-            "so it lies outside the images of many particles; check the point and its unit, or leave those out."
+            "so it lies outside the images of many particles; check the point and its unit, or leave these particles "
+            "out."
         ]
 
     def methodsSentence(self, count):
         """What was done to so many particles, as a sentence for a paper."""
         particles = counted(count, "particle")
         return (
-            f"The alignments of {particles} were moved to a point of the reference, "
-            f"as for localized reconstruction [Ilca2015], with scipion-em-downsample {__version__} in Scipion "
-            "[delaRosaTrevin2016]."
+            f"The origin of {particles} was moved to a point of the reference, as in localized reconstruction "
+            f"[Ilca2015], with scipion-em-downsample {__version__} in Scipion [delaRosaTrevin2016]."
         )
 
     def _citations(self):
@@ -221,9 +224,9 @@ class ProtShiftParticleCenter(OneStepProtocol):
         count = counted(output.getSize(), "particle")
         yield f"{count} aligned about the point ({x:.4g}, {y:.4g}, {z:.4g}) Å of the reference"
         if mover.outside and not mover.excludes:
-            yield f"In {mover.outside} of them it lies outside the box"
+            yield f"For {mover.outside} of them, the point lies outside the box"
         if self.defocusByHeight.get():
-            yield f"Defocus moved by the point's height: {self.getEnumText('defocusByHeight')}"
+            yield f"Defocus changed by the height of the point: {self.getEnumText('defocusByHeight')}"
         yield from mover.leftOut.describe("(no usable alignment, or the point outside the box)")
 
 
@@ -250,7 +253,7 @@ class _Mover:
         aligned = self._alignment.of(block)
         moved = aligned.matrices.copy()
         moved[:, :3, 3] = translations_about_point(aligned.matrices, self._point)
-        shifts, newShifts = (shifts_of(matrices, Reading.PROJECTION) for matrices in (aligned.matrices, moved))
+        shifts, newShifts = (shifts_of(matrices, Convention.PROJECTION) for matrices in (aligned.matrices, moved))
         reasons = {**withoutUse(aligned, shifts), **self._outside(newShifts)}
         self.leftOut.add(table, block.ids, reasons)
         kept = np.flatnonzero(othersThan(reasons, len(block)))

@@ -55,7 +55,7 @@ class Restored:
     ----------
     isExpanded : whether several input particles have the same one
     runs : the runs that they have come through
-    byId, byPlace : numbers of those that were found by their ids, and by their places in the micrographs
+    byId, byPlace : how many were found by their ids, and by their positions in the micrographs
     files : names of the full-size images' files
     appliedTwice : AppliedTwice, which has seen them all
     """
@@ -90,12 +90,12 @@ class Restored:
     def _findBlock(self, tracer, source, block):
         origins, translations, reasons = tracer.trace(source, block), None, {}
         if self._alignment:
-            aligned, reading = self._alignment.of(block), self._alignment.reading
-            shifts = shifts_of(aligned.matrices, reading)
+            aligned, convention = self._alignment.of(block), self._alignment.convention
+            shifts = shifts_of(aligned.matrices, convention)
             reasons = withoutUse(aligned, shifts)
             self.appliedTwice.add(shifts, origins.shifts)
             applied = origins.shifts / self._apix
-            translations = translations_of_full_size(aligned.matrices, applied, self._scale, reading)
+            translations = translations_of_full_size(aligned.matrices, applied, self._scale, convention)
         reasons.update(origins.reasons)
         self._leftOut.add(source.table, block.ids, reasons)
         found = Found(block.ids, origins.ids, translations).take(othersThan(reasons, len(block)))
@@ -126,7 +126,7 @@ class Restored:
         self.files.update(rows.texts(FILE))
         areThere = np.isin(found.fullSizeIds, rows.ids)
         reasons = {
-            place: f"the full-size particles have none of id {found.fullSizeIds[place]}"
+            place: f"no full-size particle has the id {found.fullSizeIds[place]}"
             for place in np.flatnonzero(~areThere).tolist()
         }
         self._leftOut.add(table, found.ids, reasons)
@@ -152,8 +152,8 @@ def missingProblem(missing, count):
     """What to say of full-size image files that are missing, of so many."""
     first = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
     return (
-        f"Full-size particles: {len(missing)} of their {count} image files are not there ({first}), expected the "
-        "images to go back to; bring the files back, or leave the particles in them out of the input."
+        f"Full-size particles: {len(missing)} of their {count} image files are missing ({first}), expected the images "
+        "to go back to; put the files back, or remove their particles from the input."
     )
 
 

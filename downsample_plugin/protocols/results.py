@@ -90,8 +90,8 @@ class Results:
         """Raise DataError unless the particles are those of the results."""
         if not np.array_equal(ids, results["particle_id"]):
             raise DataError(
-                f"{self._folder}: its results are not those of the particles in the input set, expected the same "
-                "particles in the same order: the set was changed meanwhile; restart the run"
+                f"{self._folder}: its results do not match the particles in the input set, expected the same "
+                "particles in the same order: the set was changed during the run; restart the run"
             )
 
     def _changes(self, wanted, places, results, alignment):
@@ -102,7 +102,7 @@ class Results:
         aligned = np.array([text is not None for text in texts], dtype=bool)
         if aligned.any():
             matrices = wanted.aligned.matrices[places[aligned]]
-            moved = translations_of_output(matrices, applied[aligned], plan.scale, alignment.reading)
+            moved = translations_of_output(matrices, applied[aligned], plan.scale, alignment.convention)
             new = iter(textsMoved([text for text in texts if text is not None], moved))
             changes[MATRIX] = [None if text is None else next(new) for text in texts]
         for label, d in zip(PLACE, applied.T):
@@ -154,8 +154,7 @@ def describeRun(plan, tally, particles, alignment, output, badPath):
     """What was done, a line each; the corrupt particles are listed in `badPath`."""
     yield f"{counted(tally.taken, 'particle')}: {plan.summary()}"
     if tally.images < tally.taken:
-        stand = "image stands" if tally.images == 1 else "images stand"
-        yield f"{tally.images} {stand} for them: particles of the same image and shift share it"
+        yield f"{counted(tally.images, 'output image')}: particles with the same image and shift share one"
     with contextlib.suppress(DataError):  # the first image may be one of those that cannot be read
         before = prettySize(tally.images * particles.bytesPerImage())
         yield f"Images on disk: {before} → {prettySize(tally.bytesOnDisk)}"
@@ -165,7 +164,7 @@ def describeRun(plan, tally, particles, alignment, output, badPath):
         yield f"Alignment from {alignment.describe()}"
     yield from alignment.caution(output)
     if tally.unaligned:
-        yield f"Left out: {counted(tally.unaligned, 'particle')} that {alignment.name} does not have"
+        yield f"Left out: {counted(tally.unaligned, 'particle')} that {alignment.name} does not contain"
     if tally.disabled:
         yield f"Left out: {counted(tally.disabled, 'particle')} disabled in the input set"
     if tally.corrupt:
@@ -186,7 +185,9 @@ def methodsSentence(plan, count):
         done.append(f"Fourier cropped to {plan.box_out} px ({plan.apix_out:.4g} Å/px)")
     done += filterWords(plan)
     if plan.normalize:
-        done.append(f"normalised to their background beyond {plan.background_radius_px:g} px [Scheres2012]")
+        done.append(
+            f"normalised to their background outside a radius of {plan.background_radius_px:g} px [Scheres2012]"
+        )
     if plan.float16:
         done.append("stored in 16-bit floating point")
     actions = ", ".join(done[:-1]) + (" and " if done[:-1] else "") + done[-1]

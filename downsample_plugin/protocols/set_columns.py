@@ -72,8 +72,8 @@ class ItemTable:
 
     def _unfit(self, found, expected):
         return DataError(
-            f"{self.name}: got {found}, expected {expected}; the file is not a set as this version of Scipion writes "
-            "it, make it anew"
+            f"{self.name}: got {found}, expected {expected}; the file is not a set written by this version of "
+            "Scipion; create it again"
         )
 
     @contextlib.contextmanager
@@ -84,8 +84,8 @@ class ItemTable:
                 yield connection
         except sqlite3.Error as error:
             raise DataError(
-                f"{self.name}: got '{error}' from SQLite, expected a set that can be read; check that the file is "
-                "there and whole"
+                f"{self.name}: got '{error}' from SQLite, expected a set that can be read; check that the file exists "
+                "and is complete"
             ) from error
 
     @property
@@ -191,7 +191,7 @@ class Block:
             return np.array(column, dtype=dtype)
         except (ValueError, TypeError, OverflowError) as error:
             raise DataError(
-                f"{self._name}, {label}: got something else than numbers ({error}), expected numbers; repair the set"
+                f"{self._name}, {label}: got something other than numbers ({error}), expected numbers; repair the set"
             ) from error
 
 
@@ -243,7 +243,7 @@ def textsMoved(texts, translations):
         return []
     if None in texts or not _areMatrices(",".join(texts).encode(), len(texts)):
         (unfit, *_) = (text for text in texts if text is None or not _areMatrices(text.encode(), 1))
-        raise DataError(f"alignment matrix: got {unfit!r}, expected 4x4 numbers; leave this particle out")
+        raise DataError(f"alignment matrix: got {unfit!r}, expected 4x4 numbers; remove this particle from the input")
     parts = ",\n".join(texts).split(",")
     for row, column in enumerate(np.asarray(translations, dtype=np.float64).T.tolist()):
         parts[4 * row + 3 :: 16] = [f" {number}]" for number in json.dumps(column)[1:-1].split(", ")]

@@ -140,7 +140,7 @@ class SetWriter:
         if missing:
             raise DataError(
                 f"{self._table.name}: got {sorted(self._table.columns)}, expected {missing} among them, since there "
-                "are values of it; make the set anew"
+                "are values for it; create the set again"
             )
         with self._told():
             changed = {label: f"t.value{number}" for number, label in enumerate(labels)}
@@ -237,8 +237,8 @@ class SetWriter:
             ) from error
         except sqlite3.Error as error:
             raise DataError(
-                f"{self._table.name}: got '{error}' from SQLite, expected to add items; check the room on the disk and "
-                "the rights to the folder"
+                f"{self._table.name}: got '{error}' from SQLite, expected to add items; check the space on the disk "
+                "and the permissions of the folder"
             ) from error
 
 
@@ -249,6 +249,6 @@ def _listed(column):
 
 def _lost(path, itemId):
     return DataError(
-        f"{path}: got nothing for the item of id {itemId}, expected it, since it was there before: "
-        "the set was changed meanwhile; restart the run"
+        f"{path}: got no item with id {itemId}, expected it, since it was there before: the set was changed during "
+        "the run; restart the run"
     )

@@ -46,7 +46,7 @@ class Tracer:
     Attributes
     ----------
     runs : the runs that particles have come through so far
-    byId, byPlace : numbers of particles that were found by their ids, and by their places, so far
+    byId, byPlace : how many particles were found by their ids, and by their positions, so far
     """
 
     def __init__(self, particles, apix, stages, named, files, chosen, mustTell, resolve=str):
@@ -95,7 +95,7 @@ class Tracer:
         self._checkPlaces(way, here, areShared & ~areOwn, stage, link, places)
         way.follow(here, stage.input, link, places)
         if stage.run is not None and stage.input:
-            way.fail(here[way.keys[here] == NO_IMAGE], "the downsample run's input does not have it any more")
+            way.fail(here[way.keys[here] == NO_IMAGE], "it is no longer in the input of the downsampling run")
 
     def _checkShared(self, way, here, areShared, areOwn, unclear=()):
         """Of particles that share an image the one of the id counts, else any, if all lead to the same place."""
@@ -103,7 +103,7 @@ class Tracer:
             unknown = areShared & (~areOwn | self._isNumberedAnew)
         else:
             unknown = areShared & ~areOwn & np.isin(way.keys[here], unclear)
-        way.fail(here[unknown], "several particles share its image, and nothing tells which of them it is")
+        way.fail(here[unknown], "several particles share its image, and nothing tells which one it is")
 
     def _checkPlaces(self, way, here, areAny, stage, link, places):
         """At least they must stand in the same place, where their records are not those of the run's present output or
@@ -115,7 +115,7 @@ class Tracer:
             some = toCheck & (way.sets[here] == number)
             before = Evidence.of(way.allSets[number], way.ids[here[some]], self._keys)
             now = Evidence.of(stage.output, link.made.ids[places[some]], self._keys)
-            problems = placeProblems(before, now, self._apix, "the run has been repeated with other particles")
+            problems = placeProblems(before, now, self._apix, "the run has been repeated with different particles")
             way.failEach(here[some], problems)
             self._checkLost(way, here[some], before, now, problems)
 
@@ -123,7 +123,7 @@ class Tracer:
     def _checkLost(way, here, before, now, problems):
         """Where records are lost, and several particles stand elsewhere now, others have been moved by less, unseen."""
         areLost = ~areKnown(before.records)
-        why = "the run has been repeated with other settings, and what was done to its image before is not recorded"
+        why = "the run has been repeated with different settings, and what it did to this image before is not recorded"
         elsewhere = sum(bool(areLost[i]) for i in problems)
         if elsewhere > _SOME_ELSEWHERE * areLost.sum():
             way.fail(here[areLost], why)
@@ -133,11 +133,11 @@ class Tracer:
     def _arrive(self, way):
         """See that particles have come to full-size ones, and to their ids in the chosen set."""
         here = way.open()
-        why = "its image has not come through the run that is named as Downsampled particles"
+        why = "its image does not come from the run given as Downsampled particles"
         way.fail(here[~way.passed[here]], why)
         way.fail(here[~areKnown(way.shifts[here])], "neither it nor the downsampled particle has a record of its shift")
         if self._chosen is None:
-            why = "it comes from other full-size particles than the run that is named"
+            why = "its full-size particle is not one of those of the given run"
             way.fail(here[~self._keys.areOfFirst(way.keys[here])], why)
             return
         places, areShared, areOwn = self._chosen.find(way.keys[here], way.ids[here])
@@ -190,11 +190,13 @@ class Tracer:
         for i in np.flatnonzero(areLost).tolist():
             at = f"({own.places[i][0]:g}, {own.places[i][1]:g}) px in the micrograph '{own.names[i]}'"
             if own.names[i] in self._unclear:
-                problems[i] = f"{WRITTEN_AGAIN}, and several micrographs have the name of its own: '{own.names[i]}'"
+                problems[i] = (
+                    f"{WRITTEN_AGAIN}, and several micrographs have the name of its micrograph: '{own.names[i]}'"
+                )
             elif wanted[i] == PlaceTable.SEVERAL:
-                problems[i] = f"{WRITTEN_AGAIN}, and several downsampled particles stand where it does: {at}"
+                problems[i] = f"{WRITTEN_AGAIN}, and several downsampled particles are at its position: {at}"
             elif wanted[i] == PlaceTable.NONE:
-                problems[i] = f"{WRITTEN_AGAIN}, and no downsampled particle stands where it does: {at}"
+                problems[i] = f"{WRITTEN_AGAIN}, and no downsampled particle is at its position: {at}"
         return problems
 
     def _withoutUnclear(self, found):

@@ -32,7 +32,7 @@ class VolumesMade:
             if box != self.plan.box_in:
                 raise DataError(
                     f"Volume {volume.getObjId()}, {volume.getFileName()}: the box is {box} px, expected "
-                    f"{self.plan.box_in} px (that of the first); connect volumes of one box."
+                    f"{self.plan.box_in} px (that of the first); connect volumes with the same box."
                 )
 
     def newVolume(self, volume, number):
@@ -67,7 +67,7 @@ class VolumesMade:
             megabytes = 4 * self.plan.box_out**3 / 1e6
             raise DataError(
                 f"{path}: the output cannot be written ({error.strerror or error}), expected a folder that can be "
-                f"written to, with room for {megabytes:.0f} MB; see to it, then continue the run"
+                f"written to, with room for {megabytes:.0f} MB; check it, then continue the run"
             ) from error
         return path
 

@@ -68,7 +68,7 @@ def wantedOf(images, block, alignment, plan):
     aligned = alignment.of(block)
     areThere = aligned.areThere
     shifts = np.zeros((len(block), 3))
-    shifts[areThere] = shifts_of(aligned.matrices[areThere], alignment.reading)
+    shifts[areThere] = shifts_of(aligned.matrices[areThere], alignment.convention)
     areBad = ~np.isfinite(shifts).all(axis=1) | areUnplaced(block)
     mustHave = alignment.connected or recentering
     places = np.flatnonzero(~areBad & (areThere | (not mustHave)))
@@ -105,7 +105,7 @@ def _badOf(block, aligned, places):
         if unplaced[place]:
             problem = (
                 f"coordinates: got ({x[place]:g}, {y[place]:g}) px, expected numbers; extract this particle again or "
-                "drop it from the set"
+                "remove it from the input"
             )
         found.append(BadParticle(ids[place], indices[place], names[place], problem))
     return found

@@ -47,21 +47,23 @@ class WayBack:
     def _problems(self):
         if self._given is None and shiftRecord(self._downsampled.first()) is None:
             return [
-                "Downsampled particles: they are not the output of a run of 'downsample particles' in this project and "
-                "carry no record of their shifts, expected one or the other; choose a run's output."
+                "Downsampled particles: they are not the output of a 'downsample particles' run in this project and "
+                "carry no record of their shifts, expected one or the other; choose the output of a run."
             ]
         if self.fullSize.first() is None or self.fullSize.byId() is None:
             return [
-                "Full-size particles: they cannot be found from the downsample run, expected its input particles; "
-                "choose them."
+                "Full-size particles: they cannot be found from the downsampling run, expected its input particles; "
+                "connect them."
             ]
         if self.fullSize.isSameSet(self._particles):
-            return ["Full-size particles: they are the input particles themselves, expected full-size ones."]
+            return [
+                "Full-size particles: they are the input particles themselves, expected full-size ones; connect those."
+            ]
         if self._given is not None and self._made and not any(self._given in self._chain(run) for run in self._made):
             names = ", ".join(map(nameOf, self._made))
             return [
-                f"Downsampled particles: they are of the run {nameOf(self._given)}, and the input particles are images "
-                f"of {names}, expected the run that the input particles come from; choose its output."
+                f"Downsampled particles: they are from the run {nameOf(self._given)}, but the input particles are "
+                f"images from {names}, expected the run that the input particles come from; choose its output."
             ]
         return []
 

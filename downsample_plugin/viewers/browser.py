@@ -102,7 +102,7 @@ def draw_place(centers):
     def draw(axes, number, resolution):
         found = centers[number]
         begin, end = edges(len(found.image), found.apix)
-        title = f"as it is\n{found.place}"
+        title = f"original\n{found.place}"
         draw_at(axes[0], found.image, found.apix, resolution, end - begin, title)
         for point, color, name in zip((found.before, found.after), (BEFORE, AFTER), ("before", "now")):
             if point is not None:

@@ -90,4 +90,4 @@ def _places(particles, alignment):
 
 def _placesIn(block, particles, alignment):
     """(n, 2) of the particles of a Block, nan where there is no usable alignment."""
-    return -shifts_of(alignment.of(block).matrices, alignment.reading)[:, :2] * particles.apix
+    return -shifts_of(alignment.of(block).matrices, alignment.convention)[:, :2] * particles.apix

@@ -36,21 +36,21 @@ class DownsampleVolumesViewer(ResultViewer):
                 params.IntParam,
                 default=1,
                 label="Volume",
-                help="Which volume of the set the sections and spectra below are of: its number in the set, from 1.",
+                help="The volume whose sections and spectra are shown below: its number in the set, from 1.",
             )
         form.addParam(
             "showSections",
             params.LabelParam,
             label="Central sections",
-            help="The three sections through the origin, before and after, at the same scale and contrast: the volume "
-            "is to stand in the same place.",
+            help="The three sections through the origin, before and after, at the same scale and contrast: the "
+            "volume should be in the same position.",
         )
         form.addParam(
             "showSpectra",
             params.LabelParam,
             label="Power spectra",
-            help="How strong the volume is at each resolution, before and after, with the filter and the Nyquist "
-            "limits: below the new limit nothing is to be lost but what the filter takes.",
+            help="Power at each resolution, before and after, with the filter and the Nyquist limits. Below the new "
+            "limit, nothing should be lost except what the filter removes.",
         )
 
     def _getVisualizeDict(self):

@@ -30,29 +30,30 @@ class DownsampleViewer(ResultViewer):
             params.LabelParam,
             default=True,
             label="Result picture",
-            help="Some particles before and after at the same scale, the power spectra, and the shifts, or without "
-            "recentring the grey values.",
+            help="Some particles before and after, at the same scale, the power spectra, and the shifts (without "
+            "recentring: the grey values).",
         )
         form.addParam(
             "browsePairs",
             params.LabelParam,
             label="Browse particles",
-            help="Any particle before and after, side by side, by its number, at any low-pass. A frame shows what was "
-            "cut out. The first row of an image is at the top, as in Scipion's viewer.",
+            help="Page through the particles, before and after side by side, with any low-pass filter. A frame shows "
+            "the cropped region. The first row of an image is at the top, as in Scipion's viewer.",
         )
         form.addParam(
             "showSpectra",
             params.LabelParam,
             label="Power spectra",
-            help="How strong the images are at each resolution, before and after, with the filter and the Nyquist "
-            "limits: below the new limit nothing is to be lost but what the filter takes. Of all images, or as many "
-            "as can be read in some seconds.",
+            help="Power at each resolution, before and after, with the filter and the Nyquist limits. Below the new "
+            "limit, nothing should be lost except what the filter removes. Computed from all images, or from as "
+            "many as can be read in a few seconds.",
         )
         form.addParam(
             "showShifts",
             params.LabelParam,
             label="Shifts",
-            help="How far recentring has moved the particles, and what is left to their alignment, of all.",
+            help="How far recentring has moved the particles, and the shift left in their alignment, for all "
+            "particles.",
         )
         form.addParam(
             "showParticles",

@@ -31,22 +31,23 @@ class CentersViewer(ResultViewer):
             "showPlaces",
             params.LabelParam,
             default=True,
-            label="Places and distances",
-            help="Where the particles stand in the box of the original images, and how far they lie from its centre, "
-            "before and after; how many there are, and how many were left out.",
+            label="Positions and distances",
+            help="Where the particles are in the box of the original images, and how far from its centre, before and "
+            "after; how many there are, and how many were left out.",
         )
         form.addParam(
             "browsePlaces",
             params.LabelParam,
             label="Browse particles",
-            help="Any original image with the place of the particle in it, by its number, at any low-pass, and beside "
-            "it the same image moved to that place. The first row is at the top, as in Scipion's viewer.",
+            help="Page through the original images, with the particle's position marked, and beside each the same "
+            "image moved to that position, with any low-pass filter. The first row is at the top, as in "
+            "Scipion's viewer.",
         )
         form.addParam(
             "showLeftOut",
             params.LabelParam,
             label="Particles left out",
-            help="Those input particles that are not in the output, each with the reason.",
+            help="The input particles that are not in the output, each with the reason.",
         )
         form.addParam(
             "showParticles",
@@ -57,7 +58,7 @@ class CentersViewer(ResultViewer):
 
     def _getVisualizeDict(self):
         return {
-            "showPlaces": lambda _: self.show(self._drawPlaces, "Where the particles stand", PLACES_INCHES),
+            "showPlaces": lambda _: self.show(self._drawPlaces, "Where the particles are", PLACES_INCHES),
             "browsePlaces": lambda _: self.show(self._browse, "Particles and their centers", INCHES),
             "showLeftOut": self._leftOut,
             "showParticles": self.particles,
@@ -78,7 +79,7 @@ class CentersViewer(ResultViewer):
         lengths = [np.hypot(*points.T) for points in (centers.before, centers.after)]
         draw_lengths(distances, lengths, names, centers.apix)
         distances.set(xlabel="distance from the centre of the box (Å)", ylabel="particles")
-        distances.set_title("How far they lie from the centre", loc="left", fontsize=9)
+        distances.set_title("Distance from the centre", loc="left", fontsize=9)
 
     def _browse(self, figure):
         centers = self._centers()
@@ -86,6 +87,6 @@ class CentersViewer(ResultViewer):
 
     def _leftOut(self, _):
         path = self.protocol.badPath()
-        text = f"They are listed in {path}." if os.path.exists(path) else "None was left out."
+        text = f"They are listed in {path}." if os.path.exists(path) else "None were left out."
         ProblemDialog(self.getTkRoot(), "Particles left out", text, path)
         return []

@@ -12,7 +12,7 @@ from pyworkflow.gui.dialog import RESULT_CANCEL, Dialog
 from ..engine.tables import listed_particles
 
 SHOWN = 1000  # rows
-COLUMNS = {"Particle": 80, "Image": 70, "File": 400, "What is wrong with it": 650}  # and their widths, px
+COLUMNS = {"Particle": 80, "Image": 70, "File": 400, "Problem": 650}  # and their widths, px
 ROWS, LINES = 12, 14  # of the table and of the text, at most
 WIDTH = 140  # of the text, in characters
 
@@ -34,8 +34,8 @@ class ProblemDialog(Dialog):
         self.text.grid(row=0, column=0, columnspan=2, sticky="ew", pady=4)
         if not self._listed:
             return
-        what = f"The first {SHOWN} particles" if len(self._listed) == SHOWN else "All these particles"
-        tk.Label(frame, text=f"{what} of {self._path}:", anchor="w").grid(row=1, column=0, sticky="w")
+        what = f"The first {SHOWN} particles" if len(self._listed) == SHOWN else "All particles"
+        tk.Label(frame, text=f"{what} in {self._path}:", anchor="w").grid(row=1, column=0, sticky="w")
         self.table = ttk.Treeview(frame, columns=list(COLUMNS), show="headings", height=min(len(self._listed), ROWS))
         for name, width in COLUMNS.items():
             self.table.heading(name, text=name, anchor=tk.W)

@@ -50,7 +50,7 @@ class ResultViewer(PlainLabel, EmProtocolViewer):
         """The result picture, over all of a figure."""
         path = self.protocol.picturePath()
         if not os.path.exists(path):
-            raise DownsampleError(f"{path}: the picture is not there; the run's log says why it could not be drawn.")
+            raise DownsampleError(f"{path}: the picture does not exist; the run's log says why it could not be drawn.")
         axis = figure.add_axes((0, 0, 1, 1))
         axis.imshow(imread(path))
         axis.axis("off")

@@ -52,7 +52,7 @@ def _particlesOf(protocol):
     """The input particles; DataError if the wizard cannot work with them."""
     particles = protocol.particles()
     if not particles.exists:
-        raise DataError("Input particles: none are given, expected a set to show its values; choose them first.")
+        raise DataError("Input particles: none are given, but this wizard shows their values; choose them first.")
     problems = particles.imageProblems("Input particles")
     if not problems and not particles.apix:
         problems = ["Input particles: the set has no sampling rate, expected its pixel size; set it first."]
@@ -82,7 +82,7 @@ def _boxPlanOf(protocol, own, **cleared):
 def _choose(root, title, choices, message):
     """The chosen value, or None."""
     if not choices.rows:
-        raise DataError(f"{title}: there is no box that fits, with the other values of the form; change those first.")
+        raise DataError(f"{title}: no box fits the other values of the form; change those first.")
     return ChoiceDialog(root, title, choices, message).value
 
 
@@ -106,7 +106,10 @@ class Preview:
             raise DataError("\n".join(problems))
         offered = next(wantedParticles(particles, alignment, self.plan, rows=OFFERED), None)
         if offered is None or not len(offered.places):
-            raise DataError(f"Input particles: none of the first {OFFERED} has an alignment that can be used.")
+            raise DataError(
+                f"Input particles: none of the first {OFFERED} has a usable alignment; check the input "
+                "and its alignments."
+            )
         self._particles = offered.forJob()
         self.count = len(offered.places)
         self.image(0)
@@ -130,8 +133,8 @@ class DownsampleCropSizeWizard(_Wizard):
         """The chosen value for the form, or None."""
         plan = _boxPlanOf(protocol, "crop_size")
         message = (
-            f"The input has a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes that "
-            "transform fast, and what comes out with the other values of the form:"
+            f"The input has a box of {plan.box_in} px, {plan.box_in * plan.apix_in:.0f} Å wide. Boxes with fast "
+            "Fourier transforms, and the result with the other values of the form:"
         )
         value = _choose(root, "Crop / pad to box size", crop_choices(plan), message)
         return None if value is None else {"cropSize": value}
@@ -146,8 +149,8 @@ class DownsampleFourierCropSizeWizard(_Wizard):
         """The chosen value for the form, or None."""
         plan = _boxPlanOf(protocol, "fourier_crop_size", target_pixel_size=None)
         message = (
-            f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
-            "Boxes that transform fast, and what comes out:"
+            f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. Boxes with fast Fourier transforms, and "
+            "the result:"
         )
         value = _choose(root, "Fourier crop to box size", fourier_crop_choices(plan), message)
         return None if value is None else {"fourierCropSize": value, "targetPixelSize": EMPTY}
@@ -164,8 +167,8 @@ class DownsampleTargetPixelSizeWizard(_Wizard):
         wanted = plan.target_pixel_size
         message = (
             f"From a box of {plan.box_crop} px at {plan.apix_in:.5g} Å/px. "
-            + (f"{wanted:.5g} Å/px gives {plan.apix_out:.5g} Å/px, the row that is chosen. " if wanted else "")
-            + "All pixel sizes that even boxes give:"
+            + (f"{wanted:.5g} Å/px gives {plan.apix_out:.5g} Å/px, the selected row. " if wanted else "")
+            + "All pixel sizes possible with even boxes:"
         )
         value = _choose(root, "Pixel size", pixel_size_choices(plan), message)
         return None if value is None else {"targetPixelSize": value, "fourierCropSize": EMPTY}
@@ -215,8 +218,8 @@ class ParticleCenterWizard(_Wizard):
         volume = protocol.inputVolume.get()
         if volume is None or not volume.getSamplingRate():
             raise DataError(
-                "Volume or mask: none with a sampling rate is given, expected the map that the particles were aligned "
-                "to, to pick a point on; choose it first."
+                "Volume or mask: none with a sampling rate is given, expected the map that the particles were "
+                "aligned to, to pick a point on; connect it first."
             )
         try:
             voxels = read_volume(volume.getFileName(), volume.getIndex())

@@ -149,7 +149,7 @@ class RadiusDialog(_ParticleDialog):
         draw_image(self.axes[0], self._preview.image(number), plan.apix_out)
         self.axes[0].add_patch(Circle((0, 0), radius * plan.apix_out, fill=False, color="gold", linewidth=2))
         self.text.set(
-            f"Outside the circle is background: radius {radius} px = {radius * plan.apix_out:.0f} Å "
+            f"Everything outside the circle counts as background. Radius {radius} px = {radius * plan.apix_out:.0f} Å "
             f"of a box of {plan.box_out} px"
         )
 
@@ -203,7 +203,7 @@ class CenterDialog(_FigureDialog):
 
     def controls(self, frame):
         """What to do; and the drawing takes clicks."""
-        text = "Click into a section, or drag, to move the cross; the others follow."
+        text = "Click or drag in a section to move the cross; the other sections follow."
         tk.Label(frame, text=text, fg="gray30").grid(row=0, column=0, sticky="w")
         for event in ("button_press_event", "motion_notify_event"):
             self.canvas.mpl_connect(event, self._clicked)
