@@ -23,40 +23,22 @@ _NO_SCIPY = {} if "scipy" in sys.modules else {"scipy": None}
 sys.modules.update(_NO_SCIPY)  # type: ignore[arg-type]
 
 from .. import __version__  # noqa: E402
-from ..core.plan import Recenter  # noqa: E402
 from ..engine.cores import leave_the_binding, usable_cores  # noqa: E402
 from ..engine.crew import leading  # noqa: E402
 from ..engine.crew_helper import help_out  # noqa: E402
 from ..engine.job import Job, refusal  # noqa: E402
-from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK  # noqa: E402
 from ..engine.progress import progress  # noqa: E402
 from ..engine.ranks import Launch, launched  # noqa: E402
 from ..engine.runner import Crew, run_job  # noqa: E402
 from ..errors import PlanError  # noqa: E402
-from .command_line import EXIT_CODES, EXIT_STOPPED, exit_code_of  # noqa: E402
+from .arguments import new_parser  # noqa: E402
+from .command_line import EXIT_STOPPED, exit_code_of  # noqa: E402
 from .downsampling import Request, convert  # noqa: E402
 
 for _name in _NO_SCIPY:
     del sys.modules[_name]
 gc.freeze()
 gc.enable()
-
-DESCRIPTION = """\
-Downsample cryo-EM particles: crop or pad the box, recentre, Fourier crop to coarser
-pixels, filter, normalise, save in 32 or 16 bits. Exact for every box, even or odd."""
-
-EXAMPLES = f"""\
-examples:
-  downsample-particles particles.mrcs --apix 1.31 -o small --pixel-size 3
-  downsample-particles run_data.star -o small --box 128 --recenter --float16 --jobs 8
-
-The new particles are listed in DIR/particles.star. From a STAR file, it has the format of
-the input, RELION 3.1+ (optics groups) or 3.0; only the images, sizes, pixel sizes, origins
-and coordinates are new. From a stack, it is a minimal STAR file. After refining these
-particles, use restore-particles to go back to full size. To continue a run that was
-stopped, run the same command again.
-Under mpirun or srun, all processes share the work; only the first one prints messages.
-{EXIT_CODES}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +105,7 @@ def _is_job(options: argparse.Namespace) -> bool:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
+    parser = new_parser()
     options = parser.parse_args(arguments)
     if not _is_job(options) and options.output is None:
         parser.error("-o DIR is required: the output folder")
@@ -164,124 +146,3 @@ def _request(options: argparse.Namespace) -> Request:
         options.skip_corrupt,
         not options.no_picture,
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="downsample-particles",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("input", metavar="IN.star|IN.mrcs|JOB.json", help="a RELION STAR file, a stack, or a job that Scipion wrote")
-    add("-o", "--output", metavar="DIR", help="output folder; required for a STAR file or stack")
-    add(
-        "--apix",
-        type=float,
-        metavar="A",
-        help="pixel size (Å/px) of a stack (default: what its header says), or of a STAR file that has none",
-    )
-    add(
-        "--micrograph-apix",
-        type=float,
-        metavar="A",
-        help="pixel size (Å/px) of the micrographs that rlnCoordinateX and Y refer to, for a STAR file without "
-        "rlnMicrographPixelSize: recentring then moves the coordinates too, and the output records this pixel "
-        "size",
-    )
-    add("--crop", type=int, metavar="C", help="crop or pad to a box of C px first")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--box",
-        type=int,
-        metavar="n",
-        help=(
-            "Fourier crop to a box of n px; choose an even one for RELION 3.1, which reconstructs wrong maps from "
-            "odd boxes"
-        ),
-    )
-    size.add_argument(
-        "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
-    )
-    add("--lowpass", type=float, metavar="Å", help="remove detail finer than this; the gain is 1/2 at this resolution")
-    add(
-        "--highpass",
-        type=float,
-        metavar="Å",
-        help=("remove variation slower than this; the gain is 1/2 at this resolution"),
-    )
-    recenter = parser.add_mutually_exclusive_group()
-    recenter.add_argument(
-        "--recenter",
-        action="store_const",
-        const=Recenter.WHOLE_PIXELS,
-        default=Recenter.NONE,
-        help="recentre by the origins rounded to whole pixels, without interpolation; the rest stays in the origins",
-    )
-    recenter.add_argument(
-        "--recenter-exact",
-        action="store_const",
-        const=Recenter.EXACT,
-        dest="recenter",
-        help="recentre by the exact origins, fractions of a pixel by a phase shift",
-    )
-    add(
-        "--normalize",
-        type=float,
-        metavar="R",
-        help="normalise the background, outside a radius of R output pixels, to mean 0 and standard deviation 1 (-1: "
-        "half the output box)",
-    )
-    add("--float16", action="store_true", help="save in 16-bit floating point (MRC mode 12)")
-    add(
-        "--jobs",
-        type=_positive,
-        metavar="J",
-        help="worker processes (default: the cores that this process may use, the smallest of its CPU binding, its "
-        "control group's CPU quota and SLURM's --cpus-per-task; under mpirun or srun, its share of them)",
-    )
-    add(
-        "--skip-corrupt",
-        action="store_true",
-        help="leave out corrupt particles (a file cut short, pixels that are not numbers …) and list them in "
-        "bad_particles.star, instead of failing",
-    )
-    add(
-        "--particles-per-stack",
-        type=_positive,
-        default=DEFAULT_PARTICLES_PER_STACK,
-        metavar="K",
-        help="write stacks of up to this many particles (default: %(default)s)",
-    )
-    add(
-        "--no-picture",
-        action="store_true",
-        help=("do not draw DIR/result.png, a picture of particles before and after"),
-    )
-    add("--force", action="store_true", help="start over, replacing a finished run")
-    add(
-        "--part",
-        type=_part,
-        metavar="K/N",
-        help="for a JOB.json: make only every N-th output stack, starting with the K-th, so that N commands on any "
-        "machines share the job (default: all)",
-    )
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
-
-
-def _part(text: str) -> tuple[int, int]:
-    try:
-        part, parts = map(int, text.split("/"))
-    except ValueError:
-        part, parts = 0, 0
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(f"got {text}, expected K/N with 1 <= K <= N, such as 2/8")
-    return part, parts
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected 1 or more")
-    return int(text)

@@ -123,7 +123,8 @@ class Job:
             check(foreign_problems(folder, ["tables", BAD_PARTICLES_NAME]))
         if bad and not len(particles.rows):
             path = os.path.join(folder, BAD_PARTICLES_NAME)
-            raise refusal(bad, list_bad_particles(path, bad), path)
+            count = list_bad_particles(path, bad)
+            raise refusal(bad, count, path)
         check(count_problems(len(particles.rows)))
         files = {name: file_state(name) for name in particles.file_names}
         job = cls(
