@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
-# make window   opens the project of the demo in Scipion's window
+# make window   opens the project of the demo in Scipion
 # make test   set up, then lint, types and all tests, on all cores
 # make quick   the tests that need no Scipion, in some seconds
 # make coverage   all tests, and what of the code they reach
@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist load
 .PHONY: demo window test quick coverage breaks fuzz screenshots lint format clean
 
 demo: $(READY)
-	@echo "Running the demo: some seconds"
+	@echo "Running the demo: a few seconds"
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
 
 window: $(READY)
@@ -72,7 +72,7 @@ $(READY): setup.py
 	  || { echo "tkinter is missing, which Scipion needs: install the Debian package python3-tk, then run make again" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "venv is missing: install the Debian package python3-venv, then run make again" >&2; exit 1; }
-	@echo "Setting up Scipion and the plugin in $(VENV): 40 s to 2 minutes, once; pip is quiet meanwhile"
+	@echo "Setting up Scipion and the plugin in $(VENV): 40 s to 2 minutes, once; pip prints nothing during this time"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@$(BIN)/python -m compileall -q downsample_plugin

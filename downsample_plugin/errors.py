@@ -7,7 +7,7 @@ import errno
 import resource
 from collections.abc import Sequence
 
-# What is wrong with a file by itself; all else is of the disk, its server or this computer, and may pass
+# What is wrong with a file by itself; all else is due to the disk, its server or this computer, and may pass
 OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, None}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 FILES_NEEDED = 256
@@ -30,13 +30,13 @@ class DataError(DownsampleError):
 
 
 class InputError(DataError):
-    """An input cannot be had just now, or has changed meanwhile: no particle is to blame, so the run stops."""
+    """An input cannot be read now, or has changed during the run: no particle is at fault; the run stops."""
 
 
 def input_problem(error: OSError | ValueError, what: str, expected: str) -> DataError:
     """That a file of particles cannot be read, without its name: `what` about it, and what was `expected` instead.
 
-    An InputError unless it is the file itself that is no good.
+    An InputError unless the file itself is at fault.
     """
     number = getattr(error, "errno", None)
     if number in TOO_MANY_FILES:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nothing lost: whatever is killed, full or changed meanwhile, the run says so and goes on to the same bytes."""
+"""Nothing lost: whatever is killed, full or changed during the run, it says so and goes on to the same bytes."""
 
 import errno
 import json

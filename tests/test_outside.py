@@ -331,7 +331,7 @@ def test_shifts_that_would_count_twice(project, full, runs, mode):
         new_downsample(project, assigned, fourierCropSize=10),
         new_downsample(project, small, alignments3D=(full.protocol, "outputParticles"), fourierCropSize=10),
     ):
-        (warning,) = [line for line in protocol.warnings() if "count twice" in line]
+        (warning,) = [line for line in protocol.warnings() if "applied twice" in line]
         assert warning.startswith("WARNING: Input particles: got shifts as large as those that recentring has applied")
         headless.run(project, protocol)
         assert protocol.summary()[0] == warning

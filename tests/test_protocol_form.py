@@ -184,7 +184,7 @@ def test_recentring_needs_shifts(project, sets):
     errors = {kind: new_downsample(project, given, recenter=True).validate() for kind, given in sets.items()}
     assert errors["2D"] == errors["Projection"] == []
     assert "the particles have no alignment, expected shifts to recentre by" in errors[None][0]
-    assert "alignment '3D', which is for volumes" in errors["3D"][0]
+    assert "is '3D', which is for volumes" in errors["3D"][0]
 
 
 @pytest.mark.parametrize(
@@ -337,12 +337,12 @@ def test_summary_methods_and_citations(project, sets):
         "recentred (whole pixels), low-pass 8 Å, background normalised",
         "Images on disk: 19 kB → 6 kB",
         "Recentred (whole pixels) by the particles' own alignment (2D, rotate then shift: as chosen)",
-        "Note: the shifts of the output are written as 'rotate then shift', and its particles do not look like it; "
-        "choose that as 2D alignment convention in later runs",
+        "Note: the shifts of the output are written as 'rotate then shift', but nothing in its particles shows it; "
+        "choose it as 2D alignment convention in later runs",
     ]
     (sentence,) = protocol._methods()
     assert sentence.startswith(
-        "3 particle images (40 px, 1.31 Å/px) were recentred by their aligned shifts by whole pixels, Fourier cropped "
+        "3 particle images (40 px, 1.31 Å/px) were recentred by their aligned shifts in whole pixels, Fourier cropped "
         "to 20 px (2.62 Å/px), low-pass filtered at 8 Å (Butterworth, order 8) and normalised to their background "
         "outside a radius of 10 px [Scheres2012] with scipion-em-downsample "
     )

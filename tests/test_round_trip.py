@@ -381,7 +381,7 @@ def test_refusals(project, trip, originals):
     original, small, particles, _ = trip
     other = downsample(project, original, fourierCropSize=30)
     (problem,) = new_restore(project, particles, other).validate()
-    assert "images of" in problem
+    assert "images from" in problem
     assert "choose its output" in problem
     (problem,) = new_restore(project, particles, original).validate()
     assert "not the output of a run of 'downsample particles'" in problem

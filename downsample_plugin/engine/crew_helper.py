@@ -39,11 +39,11 @@ from .runner import in_words
 
 
 class _Over(Exception):
-    """The leader needs no help any more, or has gone."""
+    """The leader no longer needs help, or has gone."""
 
 
 def help_out(folder: str, launch: Launch, workers: int) -> None:
-    """Be a helper of the first process of a launch, with output in a folder, until it needs none any more.
+    """Be a helper of the first process of a launch, with output in a folder, until it no longer needs any.
 
     Says nothing: what goes wrong is for the leader to tell, and left where it looks.
     """

@@ -98,8 +98,8 @@ class Job:
         """Write a job for the particles of blocks; PlanError if it cannot be done.
 
         Over another job in the folder it starts anew; over the same one, of the same plan and particles and
-        image files of the same sizes and times, what is done stays done, but for stacks made of files that are
-        others all the same. `bad` are particles that cannot be used for other reasons than their images; it may grow
+        image files of the same sizes and times, what is done stays done, but for stacks made from files that
+        have changed nevertheless. `bad` are particles that are corrupt for other reasons than their images; it may grow
         while `blocks` are drawn.
         """
         check(job_problems(plan, images_per_stack))
@@ -289,7 +289,7 @@ class Job:
             dataclasses.replace(self, earlier=())._describe()
 
     def remove_abandoned(self, stacks: Iterable[OutputStack]) -> None:
-        """Remove unfinished files of these output stacks that nobody writes any more."""
+        """Remove unfinished files of these output stacks that no process is writing."""
         paths = [path for stack in stacks for path in (stack.path, stack.made_path, stack.record_path, stack.bad_path)]
         names = {os.path.basename(path) for path in (*paths, self.path, BAD_PARTICLES_NAME)}
         for folder in (self.folder or ".", self.tables):
@@ -378,7 +378,7 @@ class Job:
         return sum(record.bytes for record in (stack.record() for stack in self.stacks) if record)
 
     def check_inputs(self) -> None:
-        """Raise InputError if an image file is not any more what it was when output stacks were made of it."""
+        """Raise InputError if an image file has changed since output stacks were made from it."""
         made_of: dict[str, FileState | None] = {}
         for stack in self.stacks:
             record = stack.record()
@@ -389,7 +389,7 @@ class Job:
     def check_worked_on(self, stacks: Sequence[OutputStack]) -> None:
         """Raise DataError if output stacks are neither done nor refused for their particles.
 
-        It names them, or gives the program's words if it left any. All bad particles are to be found before one is
+        It names them, or gives the program's words if it left any. All corrupt particles are to be found before one is
         complained of: ``check_done`` does that, when all stacks are worked on.
         """
         missing = [stack for stack in stacks if not stack.is_done() and not stack.has_bad()]
@@ -411,7 +411,7 @@ class Job:
 
 
 def refusal(bad: Iterable[BadParticle], count: int, path: str, names: Names = FORM) -> DataError:
-    """That so many particles cannot be used, the first few by name, and where all are listed."""
+    """That this many particles are corrupt, the first few by name, and where all are listed."""
     named = "\n".join(map(str, itertools.islice(bad, NAMED_IN_A_MESSAGE)))
     named = named.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be any bytes
     more = f"\n… and {count - NAMED_IN_A_MESSAGE} more" if count > NAMED_IN_A_MESSAGE else ""
@@ -426,7 +426,7 @@ def refusal(bad: Iterable[BadParticle], count: int, path: str, names: Names = FO
 def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Names = FORM) -> int:
     """Raise DataError unless all output stacks are done, with all particles but those that may be skipped.
 
-    All bad particles, in the order of their ids if there are several jobs, are listed in a table in the folder for
+    All corrupt particles, in the order of their ids if there are several jobs, are listed in a table in the folder for
     people; returns their number.
     """
     for job in jobs:

@@ -159,7 +159,7 @@ class _Making:
             and sum(len(work.free) for work in self._under_way) < self._enough
         ):
             stack = self._waiting.popleft()
-            if stack.may_stay(self._skip_corrupt):  # another program has made it meanwhile
+            if stack.may_stay(self._skip_corrupt):  # another program has made it in the meantime
                 self._advance(stack.size)
                 continue
             work = StackUnderWay(stack, self._inputs, self._per_piece, self._skip_corrupt)

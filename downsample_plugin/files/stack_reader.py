@@ -20,7 +20,7 @@ class Holds(enum.Enum):
     """What a file holds, as far as its header and name tell."""
 
     IMAGES = "images"
-    #: it may be a stack of images all the same: programs write their headers
+    #: it may still be a stack of images: programs write such headers too
     MAP = "a 3D map"
     MAPS = "a stack of 3D maps"
 

@@ -2,7 +2,7 @@
 """STAR files as RELION writes and reads them: blocks of loops, a row a line, and of pairs of label and value.
 
 A file is read once, some megabytes at a time, and stays open until it is rewritten. What was found is found again by
-its place, in other processes too; another file that gets its name meanwhile plays no part.
+its place, in other processes too; another file that gets its name during that time plays no part.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def remove_abandoned(folder: str, names: Collection[str]) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: str) -> Iterator[None]:
-    """Wait until no other program is in this context for the folder, and keep others waiting meanwhile."""
+    """Wait until no other program is in this context for the folder, and keep others waiting until it ends."""
     file = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a disk without locks

@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 class Pairs:
     """The images of jobs of one plan, by their numbers from 0, through all output stacks that are done; a sequence.
 
-    Images that were left out are not in it. DataError where no stack is done, or an image cannot be read any more.
+    Images that were left out are not in it. DataError if no stack is done, or an image can no longer be read.
 
     Attributes
     ----------

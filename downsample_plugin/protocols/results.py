@@ -176,7 +176,7 @@ def methodsSentence(plan, count):
     """What was done, as a sentence for a paper."""
     done = []
     if plan.recenter is not Recenter.NONE:
-        how = "by whole pixels" if plan.recenter is Recenter.WHOLE_PIXELS else "with sub-pixel precision"
+        how = "in whole pixels" if plan.recenter is Recenter.WHOLE_PIXELS else "with sub-pixel precision"
         done.append(f"recentred by their aligned shifts {how}")
     if plan.box_crop != plan.box_in:
         verb = "cropped" if plan.box_crop < plan.box_in else "padded with their mean"

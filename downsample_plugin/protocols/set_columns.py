@@ -29,7 +29,7 @@ _OF_NUMBERS = b" \t\r\n+-.0123456789eENaInfinity"
 class ItemTable:
     """The items of a set, or of a class in a set of classes. Reads as empty while a set has no tables yet.
 
-    Nothing is locked but while a block is read, so that others may write to the file meanwhile.
+    The file is locked only while a block is read, so that others may write to it in between.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ BATCHES = "batches"  # folder of the jobs of what came at a time
 
 
 class ParticleStream:
-    """What an input set, and perhaps an alignment set, has that no batch has taken yet. Both may grow meanwhile.
+    """What an input set, and perhaps an alignment set, has that no batch has taken yet. Both may grow during the run.
 
     A particle that a connected alignment set does not have yet waits for it until that set is closed.
 

@@ -150,7 +150,7 @@ class RadiusDialog(_ParticleDialog):
         self.axes[0].add_patch(Circle((0, 0), radius * plan.apix_out, fill=False, color="gold", linewidth=2))
         self.text.set(
             f"Everything outside the circle counts as background. Radius {radius} px = {radius * plan.apix_out:.0f} Å "
-            f"of a box of {plan.box_out} px"
+            f"in a box of {plan.box_out} px"
         )
 
     def apply(self):
