@@ -135,6 +135,16 @@ def fingerprint(
     return found.hexdigest()
 
 
+def tables_checksum(
+    rows: NDArray[np.void], images: NDArray[np.void], file_names: Sequence[str], bad: Sequence[BadParticle]
+) -> str:
+    """Of what the tables of a job hold, but for the states of image files, which are noted anew at times."""
+    found = hashlib.sha256(repr((list(file_names), list(bad))).encode("utf-8", "surrogateescape"))
+    for array in (rows, images):
+        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.hexdigest()
+
+
 # ---- on disk ---------------------------------------------------------------------------------------------
 
 

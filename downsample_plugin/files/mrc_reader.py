@@ -15,6 +15,8 @@ from mrcfile.utils import dtype_from_mode
 from numpy.typing import NDArray
 
 from ..errors import DataError, input_problem
+from .fingerprints import state_of
+from .reading import read_at
 from .stack_reader import LARGEST_SIDE, Holds, StackReader, open_to_read
 
 READABLE_MODES = (0, 1, 2, 6, 12)
@@ -38,7 +40,8 @@ class MrcReader(StackReader):
 
     def _read_header(self, path: str) -> None:
         try:
-            raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
+            self.state = state_of(os.fstat(self._file))
+            raw = read_at(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
             raise input_problem(error, "the file cannot be read", "an MRC stack; give one") from error
         if len(raw) < HEADER_DTYPE.itemsize:
@@ -65,7 +68,7 @@ class MrcReader(StackReader):
         #: bytes of one image: what a buffer for ``read`` must hold
         self.image_bytes: int = self.box[0] * self.box[1] * self.dtype.itemsize
         expected = self._data_start + self.count * self.image_bytes
-        size = os.fstat(self._file).st_size
+        size = self.state.size_bytes
         if size < expected:
             raise DataError(
                 f"the file is {size} bytes long, expected {expected} ({self.count} images of {self.box[0]} x "
