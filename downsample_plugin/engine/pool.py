@@ -38,7 +38,8 @@ class WorkerPool:
     ) -> None:
         if self._failure is None:
             self._pool.shutdown(cancel_futures=True)
-        else:
+        else:  # a pool that has not begun altogether ends nothing
+            self.drop()
             kill_children()
         threading.excepthook = self._hook
 
@@ -48,7 +49,7 @@ class WorkerPool:
             return self._pool.submit(function, *arguments)
         except BrokenProcessPool:
             raise
-        except RuntimeError as error:
+        except BaseException as error:
             self._failure = error
             self._raise_failure()
             raise
@@ -63,8 +64,7 @@ class WorkerPool:
 
     def drop(self) -> None:
         """Let workers begin nothing more."""
-        if self._failure is None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _note(self, raised: threading.ExceptHookArgs) -> None:
         """Take note of what has ended a thread."""

@@ -170,7 +170,9 @@ def read_array(path: str, dtype: np.dtype[Any], start: int = 0, count: int | Non
             return np.fromfile(file, dtype, wanted, offset=start * dtype.itemsize)
     except Exception as error:  # of a header that is none, NumPy raises anything
         _raise_if_of_the_disk(error)
-        raise DataError(f"{path}: it cannot be read as a table of a job ({error}); write the job again") from error
+        raise DataError(
+            f"{path}: it cannot be read as a table of a job ({error}); continue the run, which writes it again"
+        ) from error
 
 
 def write_files(path: str, files: Mapping[str, Sequence[int] | None]) -> None:
@@ -191,7 +193,7 @@ def read_files(path: str, numbers: int) -> dict[str, list[int] | None]:
 def _is_state(path: str, state: object, numbers: int) -> bool:
     if state is None or (isinstance(state, list) and len(state) == numbers and {int} >= set(map(type, state))):
         return True
-    raise DataError(f"{path}: it cannot be read as a list of files; write the job again")
+    raise DataError(f"{path}: it cannot be read as a list of files; continue the run, which writes it again")
 
 
 def write_bad(path: str, bad: Sequence[Sequence[Any]]) -> None:
@@ -216,7 +218,9 @@ def _read_rows(path: str, columns: int) -> list[list[Any]]:
         return found
     except (OSError, ValueError, RecursionError) as error:
         _raise_if_of_the_disk(error)
-        raise DataError(f"{path}: it cannot be read as a list ({error}); write the job again") from error
+        raise DataError(
+            f"{path}: it cannot be read as a list ({error}); continue the run, which writes it again"
+        ) from error
 
 
 def _raise_if_of_the_disk(error: Exception) -> None:

@@ -14,7 +14,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.utils import dtype_from_mode
 from numpy.typing import NDArray
 
-from ..errors import DataError, input_problem
+from ..errors import DataError, InputError, input_problem
 from .fingerprints import state_of
 from .reading import read_at
 from .stack_reader import LARGEST_SIDE, Holds, StackReader, open_to_read
@@ -44,6 +44,8 @@ class MrcReader(StackReader):
             raw = read_at(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
             raise input_problem(error, "the file cannot be read", "an MRC stack; give one") from error
+        if len(raw) < min(HEADER_DTYPE.itemsize, self.state.size_bytes):
+            raise _ended(self.state.size_bytes)
         if len(raw) < HEADER_DTYPE.itemsize:
             raise DataError(
                 f"the file is {len(raw)} bytes long, expected an MRC file with a header of "
@@ -91,8 +93,16 @@ class MrcReader(StackReader):
                 expected = f"{self.image_bytes} bytes of the image; copy the file again"
                 raise input_problem(error, "the file cannot be read", expected) from error
             if not read:
-                raise DataError("the file ends within the image: it was cut short while it was read; write it again")
+                raise _ended(self.state.size_bytes)
             got += read
+
+
+def _ended(size: int) -> InputError:
+    """That reading ended before a file that was long enough when it was opened: no image of it is to blame."""
+    return InputError(
+        f"reading ended within the file, expected all of its {size} bytes: it was cut short meanwhile, or the disk "
+        "does not give them; see to the file and the disk, then continue the run"
+    )
 
 
 def _native_header(raw: bytes) -> tuple[str, np.void] | None:
