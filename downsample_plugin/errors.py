@@ -52,9 +52,27 @@ def in_a_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in TOO_MANY_FILES:
         return f"{where}{too_many_files()}"
+    if error.errno == errno.EAGAIN:  # only processes and threads are refused so
+        return str(no_more_processes(error))
     return (
         f"{where}{error.strerror or error}, expected files and folders that can be read and written; check them, or "
         "give another folder"
+    )
+
+
+def worker_died() -> DataError:
+    """That a worker process has ended before its work."""
+    return DataError(
+        "A worker process died: it was killed, or the machine ran out of memory; "
+        "use fewer threads or request more memory, then continue the run"
+    )
+
+
+def no_more_processes(error: Exception) -> DataError:
+    """That the system starts no more processes, or threads, which count as such."""
+    return DataError(
+        f"No more processes or threads can be started ({getattr(error, 'strerror', None) or error}), expected one for "
+        "each worker and some more; use fewer threads, or raise that limit (ulimit -u), then continue the run"
     )
 
 

@@ -169,7 +169,7 @@ def test_a_stack_that_is_harmed_before_the_set_is_registered(project, many, undi
     protocol = downsample(project, many, **SETTINGS)
     job = Job.read(Job.path_in(protocol._getExtraPath()))
     os.truncate(job.stacks[2].path, 5000)
-    with pytest.raises(Exception, match=r"1 of 7 output stacks are missing \(particles_000003\.mrcs\)"):
+    with pytest.raises(Exception, match=r"1 of 7 output stacks are not what they were .*\(particles_000003\.mrcs\)"):
         protocol.createOutputStep(0.0)
 
 
@@ -201,6 +201,39 @@ def test_a_set_that_changes_meanwhile(project):
         file.commit()
     with pytest.raises(Exception, match="the set was changed during the run; restart the run"):
         protocol.createOutputStep(0.0)
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE Objects SET {index} = 7 - {index}", "UPDATE Objects SET {file} = 'other.mrcs'"]
+)
+def test_a_set_that_names_other_images_meanwhile(project, change):
+    """The same particles, so to say: no image comes to stand by another one's row."""
+    stack = write_stack("exchanged.mrcs", noise(6, box=32))
+    given = particle_set(project, [particle(i, (i, stack)) for i in range(1, 7)], APIX)
+    protocol = downsample(project, given, fourierCropSize=16)
+    with contextlib.closing(sqlite3.connect(given.outputParticles.getFileName())) as file:
+        columns = dict(file.execute("SELECT label_property, column_name FROM Classes"))
+        file.execute(change.format(index=columns["_index"], file=columns["_filename"]))
+        file.commit()
+    with pytest.raises(Exception, match="with the same images: the set was changed during the run; restart the run"):
+        protocol.createOutputStep(0.0)
+
+
+def test_a_set_whose_file_is_cut_short_meanwhile(project):
+    """What SQLite says of it is not all that the user is told; the run goes on when the file is back."""
+    stack = write_stack("whole.mrcs", noise(6, box=32))
+    given = particle_set(project, [particle(i, (i, stack)) for i in range(1, 7)], APIX)
+    protocol = downsample(project, given, fourierCropSize=16)
+    path = given.outputParticles.getFileName()
+    with open(path, "rb") as file:
+        whole = file.read()
+    os.truncate(path, 3000)
+    with pytest.raises(Exception, match=r"\.sqlite.*: got '.*' from SQLite, expected .*; check"):
+        protocol.createOutputStep(0.0)
+    with open(path, "wb") as file:
+        file.write(whole)
+    continued(project, protocol)
+    assert protocol.isFinished() and protocol.outputParticles.getSize() == 6
 
 
 def test_a_project_that_was_moved_goes_on(scipion, tmp_path):

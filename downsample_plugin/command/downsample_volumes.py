@@ -15,6 +15,7 @@ from ..core import volume_checks
 from ..core.names import COMMAND
 from ..core.volume_plan import VolumePlan
 from ..errors import DataError, PlanError
+from ..files.fingerprints import FileState
 from ..files.image_readers import open_stack
 from ..files.maps import MapFile, downsample_map
 from ..files.relion_star import RelionStar
@@ -59,13 +60,14 @@ def _run(options: argparse.Namespace) -> None:
     plans = {path: _plan(path, options, like) for path in options.maps}
     os.makedirs(options.output, exist_ok=True)
     remove_abandoned(options.output, [os.path.basename(path) for path in outputs.values()])
-    for path, plan in plans.items():
+    for path, (plan, state) in plans.items():
         print(f"{path}: {plan.summary()}", flush=True)
         for warning in volume_checks.warnings(plan, COMMAND):
             print(f"Warning: {warning}", flush=True)
         try:
             with MapFile(path) as source:
-                downsample_map(source, plan, outputs[path])
+                source.check_unchanged(state)
+                downsample_map(source, plan, outputs[path], options.force)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         print(f"Done: {outputs[path]}", flush=True)
@@ -89,11 +91,15 @@ def _outputs(options: argparse.Namespace) -> dict[str, str]:
     return outputs
 
 
-def _plan(path: str, options: argparse.Namespace, like: Like | None) -> VolumePlan:
-    """What is to be done to a map. PlanError if that is refused, DataError if the map cannot be read."""
+def _plan(path: str, options: argparse.Namespace, like: Like | None) -> tuple[VolumePlan, FileState | None]:
+    """What is to be done to a map, and what its file is.
+
+    PlanError if that is refused, DataError if the map cannot be read.
+    """
     try:
         with MapFile(path) as source:
             box, apix = source.box, source.apix if options.apix is None else options.apix
+            state = source.state
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if options.apix is None:
@@ -111,7 +117,7 @@ def _plan(path: str, options: argparse.Namespace, like: Like | None) -> VolumePl
     if like is not None:
         plan = dataclasses.replace(plan, like_box=like.box, like_apix=like.apix)
     volume_checks.check(plan, COMMAND)
-    return plan
+    return plan, state
 
 
 def _like(path: str) -> Like:

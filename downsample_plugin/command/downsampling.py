@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -55,19 +56,24 @@ def convert(request: Request, workers: int, out: TextIO, crew: Crew | None = Non
         folder = OutputFolder(request.folder)
         folder.make_ready([request.source, *source.files], request.force)
         jobs = _write_jobs(request, source, plans, folder)
+        source.check_unchanged()
         folder.remove_abandoned()
+        with _alone(jobs):
+            folder.forget_earlier_star(jobs)
         for line in _opening(jobs, source):
             print(line, file=out)
         _make(request, jobs, workers, crew)
         bad = check_done(jobs, request.folder, request.skip_corrupt, COMMAND)
-        for job in jobs:
-            job.remove_earlier_stacks()
         if request.picture and (problem := _draw(folder, jobs)):
             print(problem, file=out)
-        with whole_binary_file(folder.star_path) as file:
-            for text in source.new_star(plans, jobs, workers):
-                file.write(text)
-    for line in _closing(request, folder, jobs, bad):
+        with _alone(jobs):
+            with whole_binary_file(folder.star_path) as file:
+                for text in source.new_star(plans, jobs, workers):
+                    file.write(text)
+            lines = _closing(request, folder, jobs, bad)
+            for job in jobs:  # a STAR file of theirs is gone now
+                job.remove_earlier_stacks()
+    for line in lines:
         print(line, file=out)
 
 
@@ -104,6 +110,15 @@ def _write_jobs(request: Request, source: StackSource | StarSource, plans: Plans
         Job.write(path, plan, source.blocks(plans, plan), request.particles_per_stack)
         for path, plan in zip(paths, distinct)
     ]
+
+
+@contextlib.contextmanager
+def _alone(jobs: list[Job]) -> Iterator[None]:
+    """Keep others from beginning jobs in the folders of some; DataError if one has begun since they were written."""
+    with contextlib.ExitStack() as held:
+        for job in jobs:
+            held.enter_context(job.alone())
+        yield
 
 
 def _make(request: Request, jobs: list[Job], workers: int, crew: Crew | None) -> None:

@@ -21,6 +21,7 @@ from ..errors import DataError, PlanError
 from ..files.whole_files import remove_abandoned
 
 STAR_NAME, PICTURE_NAME = "particles.star", "result.png"
+OWN_NAMES = (STAR_NAME, PICTURE_NAME, BAD_PARTICLES_NAME)
 
 
 class OutputFolder:
@@ -57,7 +58,12 @@ class OutputFolder:
 
     def remove_abandoned(self) -> None:
         """Remove unfinished files of programs that were killed."""
-        remove_abandoned(self.path, [STAR_NAME, PICTURE_NAME, BAD_PARTICLES_NAME])
+        remove_abandoned(self.path, OWN_NAMES)
+
+    def forget_earlier_star(self, jobs: Iterable[Job]) -> None:
+        """Remove a STAR file that names other stacks than those that jobs have still to make."""
+        if not all(job.is_finished() for job in jobs):
+            remove_files(self.star_path)
 
     def _check(self, inputs: Iterable[str]) -> None:
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
@@ -65,11 +71,11 @@ class OutputFolder:
         folder = os.path.realpath(self.path)
         for path in inputs:
             real = os.path.realpath(path)
-            own = os.path.basename(real) == STAR_NAME or STACK_NAME.fullmatch(os.path.basename(real))
+            own = os.path.basename(real) in OWN_NAMES or STACK_NAME.fullmatch(os.path.basename(real))
             if own and folder in (os.path.dirname(real), os.path.dirname(os.path.dirname(real))):
                 raise PlanError([f"{self.path}: it contains the input {path}, expected another folder; give one."])
         if not any(map(_is_run, [self.path, *self._group_folders()])):
-            for path in filter(os.path.lexists, (self.star_path, self.picture_path)):
+            for path in filter(os.path.lexists, (self.star_path, self.picture_path, self.bad_path)):
                 problem = f"{path}: it exists and was not made by this program, expected no such file"
                 raise PlanError([f"{problem}; give another folder."])
 

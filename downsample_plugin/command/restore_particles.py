@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     check_output(options.output, [options.refined, options.original], options.force)
     with RelionStar(options.refined) as refined, RelionStar(options.original, options.apix) as original:
-        done = restore(refined, original, options.output, options.skip_missing)
+        done = restore(refined, original, options.output, options.skip_missing, options.force)
     if done.missing:
         print(f"Left out: {done.missing} particles that have no original in {options.original}")
     print(f"Done: {done.particles} full-size particles in {options.output}")

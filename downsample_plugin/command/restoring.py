@@ -35,7 +35,9 @@ class Restored(NamedTuple):
     missing: int
 
 
-def restore(refined: RelionStar, original: RelionStar, output: str, skip_missing: bool) -> Restored:
+def restore(
+    refined: RelionStar, original: RelionStar, output: str, skip_missing: bool, force: bool = False
+) -> Restored:
     """Write the STAR file of the full-size particles for refined downsampled ones, in their order.
 
     Each row is that of the original, with what ``docs/star_files.md`` says of the refined one. DataError if a row has
@@ -65,7 +67,7 @@ def restore(refined: RelionStar, original: RelionStar, output: str, skip_missing
         )
     rows = _RowMaker(refined, original, index)
     index.check_shared([places for _, places, _ in found], rows.from_original)
-    with whole_binary_file(output) as file:
+    with whole_binary_file(output, force) as file:
         for piece in _pieces(original, rows, index.end, found):
             file.write(piece)
         for star in (refined, original):

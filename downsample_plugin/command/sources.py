@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 
 import numpy as np
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from ..core.plan import DownsamplePlan
 from ..engine.job import Job
+from ..engine.pool import WorkerPool
 from ..engine.tables import ParticleBlock
 from ..engine.worker import be_a_child
-from ..errors import DataError, InputError, PlanError
+from ..errors import DataError, InputError, PlanError, worker_died
 from ..files import relion_labels as labels
+from ..files.fingerprints import check_unchanged
 from ..files.image_readers import open_stack
 from ..files.relion_groups import ImageGroup
 from ..files.relion_output import NewStar, Outcome, RowWriter
@@ -68,6 +70,7 @@ class StackSource:
         try:
             with open_stack(path) as stack:
                 stack.check_images()
+                self._state = stack.state
                 self._count, box, header_apix = stack.count, stack.square_box(), stack.apix
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
@@ -85,6 +88,10 @@ class StackSource:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if another file is there than the one that was looked at."""
+        check_unchanged(self.path, self._state)
 
     def blocks(self, plans: Plans, plan: DownsamplePlan) -> Iterator[ParticleBlock]:
         """All images."""
@@ -148,6 +155,10 @@ class StarSource:
     ) -> None:
         self._star.close()
 
+    def check_unchanged(self) -> None:
+        """Raise DataError if somebody has written to the file since it was opened."""
+        self._star.file.check_unchanged()
+
     def blocks(self, plans: Plans, plan: DownsamplePlan) -> Iterator[ParticleBlock]:
         """The particles of the groups of a plan."""
         are_wanted = np.array([plans[group] == plan for group in self.groups])
@@ -159,12 +170,11 @@ class StarSource:
 
     def new_star(self, plans: Plans, jobs: Sequence[Job], workers: int) -> Iterator[bytes]:
         """The text of the STAR file of the new particles, piece after piece: worker processes rewrite the rows."""
-        self._star.file.check_unchanged()
+        self.check_unchanged()
         new = NewStar(self._star, plans)
         outcomes = _Outcomes(jobs, sum(block.rows for block in self._star.blocks))
         under_way: deque[bytes | Future[bytes]] = deque()
-        context = multiprocessing.get_context("fork")  # they have the STAR file open
-        with ProcessPoolExecutor(workers, context, be_a_child, (os.getpid(),)) as pool:
+        with WorkerPool(workers, be_a_child, os.getpid()) as pool:  # they have the STAR file open
             try:
                 for piece in new.pieces():
                     if isinstance(piece, Block):
@@ -172,11 +182,12 @@ class StarSource:
                     else:
                         under_way.append(piece)
                     while len(under_way) > 2 * workers:
-                        yield _finished(under_way.popleft())
+                        yield _finished(pool, under_way.popleft())
                 while under_way:
-                    yield _finished(under_way.popleft())
-            finally:
-                pool.shutdown(cancel_futures=True)
+                    yield _finished(pool, under_way.popleft())
+            except BrokenProcessPool as error:
+                raise worker_died() from error
+        self.check_unchanged()  # text beside the rows, too, is that of the file as it was
 
 
 LACKING_MICROGRAPH_PIXEL_SIZE = (
@@ -186,8 +197,11 @@ LACKING_MICROGRAPH_PIXEL_SIZE = (
 )
 
 
-def _finished(piece: bytes | Future[bytes]) -> bytes:
-    return piece if isinstance(piece, bytes) else piece.result()
+def _finished(pool: WorkerPool, piece: bytes | Future[bytes]) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    pool.wait([piece], None)
+    return piece.result()
 
 
 class _Outcomes:

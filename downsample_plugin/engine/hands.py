@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from ..core.plan import DownsamplePlan
 from .pieces import StackInPieces
+from .pool import WorkerPool
 from .worker import STOP_SIGNALS, PieceDone, run_piece, start_worker
 
 Work = TypeVar("Work", bound=StackInPieces)
@@ -29,14 +29,13 @@ class Hands(Generic[Work]):
 
     def __enter__(self) -> Hands[Work]:
         self._signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        context = multiprocessing.get_context("fork")
-        self._pool = ProcessPoolExecutor(self._workers, context, start_worker, (self._plan, os.getpid()))
+        self._pool = WorkerPool(self._workers, start_worker, self._plan, os.getpid()).__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self._pool.__exit__(kind, error, traceback)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
 
     @property
@@ -59,13 +58,14 @@ class Hands(Generic[Work]):
         """Pieces that they are through with; waits for the first so many seconds, or for ever. Errors of theirs."""
         if not self._in_hand:
             time.sleep(patience or 0)
-        through = wait(self._in_hand, patience, FIRST_COMPLETED).done
+            return []
+        through = self._pool.wait(self._in_hand, patience)
         return [(*self._in_hand.pop(future), future.result()) for future in through]
 
     def drop(self) -> None:
         """Let them begin nothing more. Signals wait: a second Ctrl-C must not hit the end of the pool."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.drop()
 
 
 @contextlib.contextmanager

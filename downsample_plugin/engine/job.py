@@ -22,6 +22,7 @@ Image files are named as the caller sees them: relative names lead from the curr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import heapq
@@ -29,7 +30,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from ..files.fingerprints import FileState, check_unchanged, difference, file_st
 from ..files.whole_files import alone_in, part_name, remove_abandoned
 from ..words import counted
 from .job_checks import PARTICLES_NAME, check, count_problems, foreign_problems, job_problems, tables_of_nobody
-from .output_stack import IMAGES_NAME, OutputStack, remove_files, stack_name, write_json
+from .output_stack import IMAGES_NAME, JOB_NAME, OutputStack, check_described, remove_files, stack_name, write_json
 from .progress import Progress, noted_progress
 from .tables import (
     ROW,
@@ -57,6 +58,8 @@ from .tables import (
     read_array,
     read_bad,
     read_files,
+    read_in_pieces,
+    tables_checksum,
     write_array,
     write_bad,
     write_files,
@@ -82,6 +85,7 @@ class Job:
     image_count: int
     images_per_stack: int
     fingerprint: str
+    tables_checksum: str
     generation: int = 1  # of the jobs in this folder
     #: generations of earlier jobs whose output stacks may be there still, and how many each had
     earlier: tuple[tuple[int, int], ...] = ()
@@ -134,10 +138,13 @@ class Job:
             len(particles.images),
             images_per_stack,
             fingerprint(plan, images_per_stack, particles, list(files.values()), bad),
+            tables_checksum([particles.rows], [particles.images], particles.file_names, bad),
             old.generation + 1 if old else 1,
             (*old.earlier, (old.generation, len(old.stacks))) if old else (),
         )
         if old is not None and job.fingerprint == old.fingerprint:
+            if not old._has_its_tables():
+                old._write_tables(old.tables, particles, files, bad)
             old._take_note_of(files)
             return old
         check(foreign_problems(folder, [os.path.basename(job.tables), *(stack.name for stack in job.stacks)]))
@@ -164,17 +171,33 @@ class Job:
     def _start(self, particles: Particles, files: Mapping[str, FileState | None], bad: Sequence[BadParticle]) -> None:
         """Put the tables in place, then, at one stroke, the description that makes them the job."""
         new_tables = part_name(self.tables)
-        os.makedirs(new_tables)
-        write_array(os.path.join(new_tables, PARTICLES_NAME), particles.rows)
-        write_array(os.path.join(new_tables, IMAGES_NAME), particles.images)
-        write_files(os.path.join(new_tables, FILES_NAME), files)
-        write_bad(os.path.join(new_tables, BAD_BEFORE_NAME), bad)
+        self._write_tables(new_tables, particles, files, bad)
         for name in tables_of_nobody(self.folder):
             if os.path.join(self.folder, name) != new_tables:
                 shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
         shutil.rmtree(self.tables, ignore_errors=True)  # of a program that was killed just before the next line but one
         os.rename(new_tables, self.tables)
         self._describe()
+
+    @staticmethod
+    def _write_tables(
+        folder: str, particles: Particles, files: Mapping[str, FileState | None], bad: Sequence[BadParticle]
+    ) -> None:
+        os.makedirs(folder, exist_ok=True)
+        write_array(os.path.join(folder, PARTICLES_NAME), particles.rows)
+        write_array(os.path.join(folder, IMAGES_NAME), particles.images)
+        write_files(os.path.join(folder, FILES_NAME), files)
+        write_bad(os.path.join(folder, BAD_BEFORE_NAME), bad)
+
+    def _has_its_tables(self) -> bool:
+        """Whether the tables are those that it was written with: they are read through."""
+        try:
+            rows = read_in_pieces(self._table(PARTICLES_NAME), ROW, self.particle_count)
+            images = read_in_pieces(self._table(IMAGES_NAME), WANTED, self.image_count)
+            found = tables_checksum(rows, images, self.file_names(), self.bad_before())
+        except (DataError, OSError, TypeError):
+            return False
+        return found == self.tables_checksum
 
     def _describe(self) -> None:
         description = {
@@ -183,6 +206,7 @@ class Job:
             "images": self.image_count,
             "imagesPerStack": self.images_per_stack,
             "fingerprint": self.fingerprint,
+            "tables": self.tables_checksum,
             "generation": self.generation,
             "earlier": self.earlier,
         }
@@ -194,6 +218,11 @@ class Job:
         job = cls._described(path)
         read_array(job._table(PARTICLES_NAME), ROW, job.particle_count, 0)
         read_array(job._table(IMAGES_NAME), WANTED, job.image_count, 0)
+        if not job._has_its_tables():
+            raise DataError(
+                f"{job.tables}: its tables are not those that the job was written with, expected the same; continue "
+                "the run: they are written again"
+            )
         return job
 
     @classmethod
@@ -208,6 +237,7 @@ class Job:
                 int(description["images"]),
                 int(description["imagesPerStack"]),
                 str(description["fingerprint"]),
+                str(description["tables"]),
                 int(description["generation"]),
                 tuple((int(generation), int(stacks)) for generation, stacks in description["earlier"]),
             )
@@ -244,7 +274,7 @@ class Job:
     @staticmethod
     def path_in(folder: str) -> str:
         """The file that describes the job in a folder."""
-        return os.path.join(folder, "job.json")
+        return os.path.join(folder, JOB_NAME)
 
     @property
     def path(self) -> str:
@@ -279,6 +309,13 @@ class Job:
     def share(self, part: int, parts: int) -> list[OutputStack]:
         """The output stacks that process `part`, from 1, of so many is to make."""
         return self.stacks[part - 1 :: parts]
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from beginning a job in the folder; DataError if one has begun since this one was written."""
+        with alone_in(self.folder or "."):
+            check_described(self.folder, self.fingerprint, self.generation)
+            yield
 
     def remove_earlier_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""
@@ -326,6 +363,10 @@ class Job:
         """All particles (ROW), in their order."""
         return read_array(self._table(PARTICLES_NAME), ROW, count=self.particle_count)
 
+    def wanted(self) -> NDArray[np.void]:
+        """All images (WANTED), in their order."""
+        return read_array(self._table(IMAGES_NAME), WANTED, count=self.image_count)
+
     def bad_before(self) -> list[BadParticle]:
         """Particles that could not be used before any image was looked at."""
         return [BadParticle(*each) for each in read_bad(self._table(BAD_BEFORE_NAME), len(BadParticle._fields))]
@@ -336,7 +377,7 @@ class Job:
         found = self.bad_before()
         if problems:
             rows, names = self.rows(), self.file_names()
-            wanted = read_array(self._table(IMAGES_NAME), WANTED, count=self.image_count)
+            wanted = self.wanted()
             for particle_id, image in rows[np.isin(rows["image"], list(problems))].tolist():
                 file, index, *_ = wanted[image].tolist()
                 found.append(BadParticle(particle_id, index, names[file], problems[image]))
@@ -392,13 +433,18 @@ class Job:
         It names them, or gives the program's words if it left any. All corrupt particles are to be found before one is
         complained of: ``check_done`` does that, when all stacks are worked on.
         """
-        missing = [stack for stack in stacks if not stack.is_done() and not stack.has_bad()]
+        missing = [stack for stack in stacks if not stack.is_kept() and not stack.is_refused()]
         if not missing:
             return
         reasons = list(dict.fromkeys(filter(None, (stack.error() for stack in missing))))
         if reasons:
             raise DataError("\n".join(reasons[:NAMED_IN_A_MESSAGE]))
         names = ", ".join(stack.name for stack in missing[:NAMED_IN_A_MESSAGE])
+        if all(stack.record() for stack in missing) and all(os.path.exists(stack.path) for stack in missing):
+            raise DataError(
+                f"{self.folder}: {len(missing)} of {len(stacks)} output stacks are not what they were when they were "
+                f"made ({names}), expected nobody else to write there; continue the run: they are made again"
+            )
         raise DataError(
             f"{self.folder}: {len(missing)} of {len(stacks)} output stacks are missing ({names}"
             f"{', …' if len(missing) > NAMED_IN_A_MESSAGE else ''}), expected all: the program was killed or could "

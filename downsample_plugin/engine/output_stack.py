@@ -16,23 +16,25 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from .. import __version__
 from ..core.plan import DownsamplePlan
 from ..errors import DataError
-from ..files.fingerprints import FileState, checksum, word_sums
+from ..files.fingerprints import FileState, checksum, file_state, word_sums
 from ..files.image_readers import open_stack
 from ..files.stack_writer import StackWriter
-from ..files.whole_files import remove_abandoned, whole_file
+from ..files.whole_files import alone_in, remove_abandoned, whole_file
 from .tables import MADE, WANTED, read_array, read_bad, write_array, write_bad
 
 STACK_NAME = re.compile(r"particles_\d{6,}(_\d+)?\.mrcs")
+JOB_NAME = "job.json"  # of the description of a job, in its folder
 IMAGES_NAME = "images.npy"  # of the images that a job wants, in its folder of tables
 
 
@@ -45,6 +47,8 @@ class Record(NamedTuple):
     checksum: str
     #: the image files that it was made of
     inputs: dict[str, FileState | None]
+    #: what its file was when it had its name; None if there is none
+    state: FileState | None
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,9 @@ class OutputStack:
             with open(self.record_path, encoding="utf-8") as file:
                 found = json.load(file)
             inputs = {path: state and FileState(*state) for path, state in found["inputs"].items()}
-            record = Record(int(found["images"]), int(found["bytes"]), str(found["checksum"]), inputs)
-            fits = found["fingerprint"] == self.fingerprint
+            state = found["state"] and FileState(*found["state"])
+            record = Record(int(found["images"]), int(found["bytes"]), str(found["checksum"]), inputs, state)
+            fits = (found["fingerprint"], found["stack"]) == (self.fingerprint, self.stack_number)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if fits else None
@@ -130,13 +135,15 @@ class OutputStack:
         return record.images if record else 0
 
     def is_done(self) -> bool:
-        """Whether it is there, with its table, and fits its record in size, header and count."""
+        """Whether it is there, with its tables, and fits its record in size, header and count."""
         record = self.record()
         if record is None or not os.path.exists(self.made_path):
             return False
-        if not record.images:
-            return True
         try:
+            if record.images + len(self.bad()) != self.size:
+                return False
+            if not record.images:
+                return True
             with open_stack(self.path) as stack:
                 fits = stack.count == record.images and stack.box == (self.plan.box_out, self.plan.box_out)
             return fits and os.path.getsize(self.path) == record.bytes
@@ -144,26 +151,46 @@ class OutputStack:
             return False
 
     def is_intact(self) -> bool:
-        """Whether, besides, all its pixels are those that were written: it is read through."""
+        """Whether, besides, all its pixels and tables are those that were written: they are read through."""
         record = self.record()
         if record is None or not self.is_done():
             return False
-        if not record.images:
-            return True
+        sums, header = np.empty(0, dtype=np.uint64), b""
         try:
-            with open_stack(self.path) as stack:
-                sums = [word_sums(stack.read(image)[None])[0] for image in range(stack.count)]
-        except DataError:
+            if record.images:
+                with open_stack(self.path) as stack:
+                    header = _header_of(self.path)
+                    sums = np.array(
+                        [word_sums(stack.read(image)[None])[0] for image in range(stack.count)], dtype=np.uint64
+                    )
+            made = self.made()
+            fits = np.flatnonzero(made["index"] == 0).tolist() == [place for place, _ in self.bad()]
+            return fits and self._checksum(sums, header, made) == record.checksum
+        except (DataError, OSError):
             return False
-        return bool(checksum(np.array(sums, dtype=np.uint64)) == record.checksum)
+
+    def is_kept(self) -> bool:
+        """Whether it is done and nobody has touched it since; it is read through only where its file is another."""
+        record = self.record()
+        if record is None or not self.is_done():
+            return False
+        return not record.images or record.state == file_state(self.path) or self.is_intact()
+
+    def _checksum(self, sums: NDArray[np.uint64], header: bytes, made: NDArray[np.void]) -> str:
+        """Of pixels and header, of what became of each image that was wanted, and of what was wanted."""
+        return checksum(sums, header, made.tobytes(), self.wanted().tobytes())
 
     def may_stay(self, skip_corrupt: bool) -> bool:
         """Whether it need not be made again: it is intact, and has all that it is to have."""
-        return (skip_corrupt or not self.has_bad()) and self.is_intact()
+        return (skip_corrupt or self.image_count() == self.size) and self.is_intact()
 
     def has_bad(self) -> bool:
         """Whether some of its images could not be used."""
         return os.path.exists(self.bad_path)
+
+    def is_refused(self) -> bool:
+        """Whether it was not made because of those."""
+        return self.has_bad() and self.record() is None
 
     def bad(self) -> list[list[Any]]:
         """Places (from 0) of its images that cannot be used, and why."""
@@ -189,6 +216,13 @@ class OutputStack:
         remove_files(self.path)
         remove_abandoned(self.folder or ".", [self.name])
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from beginning a job in the folder; DataError if one has begun that this stack is not of."""
+        with alone_in(self.folder or "."):
+            check_described(self.folder, self.fingerprint, self.generation)
+            yield
+
     def tidy(self) -> None:
         """Remove what earlier attempts at it have to say."""
         remove_files(self.bad_path, self.error_path)
@@ -210,14 +244,17 @@ class OutputStack:
         """
         write_array(self.made_path, made)
         images = int(np.count_nonzero(made["index"]))
+        state = file_state(self.path) if images else None
         record = {
             "version": __version__,
             "fingerprint": self.fingerprint,
+            "stack": self.stack_number,
             "plan": self.plan.to_dict(),
             "inputs": inputs,
             "images": images,
-            "bytes": os.path.getsize(self.path) if images else 0,
-            "checksum": checksum(sums),
+            "bytes": state.size_bytes if state else 0,
+            "state": state,
+            "checksum": self._checksum(sums, _header_of(self.path) if images else b"", made),
         }
         write_json(self.record_path, record)
         remove_files(self.error_path)
@@ -236,6 +273,27 @@ class OutputStack:
             file = os.open(self.path, os.O_RDONLY)
             os.fsync(file)
             os.close(file)
+
+
+def _header_of(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEADER_DTYPE.itemsize)
+
+
+def check_described(folder: str, fingerprint: str, generation: int) -> None:
+    """Raise DataError if the job in a folder is another than that of a fingerprint and generation."""
+    path = os.path.join(folder, JOB_NAME)
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if (found["fingerprint"], found["generation"]) == (fingerprint, generation):
+            return
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f"{path}: another run was started in this folder, expected this one only; give each run its own folder, and "
+        "start this one again"
+    )
 
 
 def stack_name(stack_number: int, generation: int) -> str:

@@ -73,8 +73,9 @@ class StackUnderWay(StackInPieces):
 
     def begin(self) -> None:
         """Make the unfinished stack, in the place of what is left of earlier attempts."""
-        self.stack.tidy()
-        self._writer.create()
+        with self.stack.alone():
+            self.stack.tidy()
+            self._writer.create()
 
     def take(self, number: int, piece_done: PieceDone) -> int:
         """Take a piece that has come back, and return its number of images; 0 if another process has made it too."""
@@ -93,7 +94,14 @@ class StackUnderWay(StackInPieces):
         return not self._left
 
     def finish(self) -> None:
-        """Give the stack its name and leave its tables; only word of the images that cannot be used, if any."""
+        """Give the stack its name and leave its tables; only word of the images that cannot be used, if any.
+
+        DataError if another job has taken the place of the stack's meanwhile, with stacks of the same names perhaps.
+        """
+        with self.stack.alone():
+            self._finish()
+
+    def _finish(self) -> None:
         if self._bad:
             self.stack.refuse(sorted(self._bad.items()))
             if not self._skip_corrupt:

@@ -9,6 +9,7 @@ process on another computer (see crew.py).
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, NoReturn
 
 from ..core.plan import DownsamplePlan
-from ..errors import TOO_MANY_FILES, DataError, too_many_files
+from ..errors import TOO_MANY_FILES, DataError, no_more_processes, too_many_files, worker_died
 from .hands import Hands
 from .job import Job
 from .output_stack import OutputStack
@@ -189,10 +190,7 @@ class _Making:
 def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> BaseException:
     """What stops a run that makes these stacks as a sentence for the user, where it is one of what may happen."""
     if isinstance(error, BrokenProcessPool):
-        return DataError(
-            "A worker process died: it was killed, or the machine ran out of memory; use fewer threads or request "
-            "more memory, then continue the run"
-        )
+        return worker_died()
     if isinstance(error, MemoryError):
         return DataError(
             "The machine ran out of memory, expected a few tens of MB for each worker process; use fewer threads or "
@@ -200,6 +198,8 @@ def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> B
         )
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return DataError(f"{job.folder}: {too_many_files()}, then continue the run")
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:  # only processes and threads are refused so
+        return no_more_processes(error)
     if isinstance(error, OSError):
         return DataError(
             f"{job.folder}: the output cannot be written ({error.strerror or error}), expected a folder that can be "

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ WANTED = np.dtype([("file", "<i4"), ("index", "<i8"), ("shift_x", "<f8"), ("shif
 # What became of it: its number in its output stack, from 1, or 0 if it was left out; and the shift applied to it, px
 MADE = np.dtype([("index", "<i8"), ("shift_x", "<f8"), ("shift_y", "<f8")])
 
+ROWS_AT_ONCE = 1 << 16
 SAME_SHIFT = 1e-6  # px: noise of the matrices that shifts come from
 INDEX_BITS = 40  # of an image's key: its number in the file; the rest numbers the file
 
@@ -135,6 +136,19 @@ def fingerprint(
     return found.hexdigest()
 
 
+def tables_checksum(
+    rows: Iterable[NDArray[np.void]],
+    images: Iterable[NDArray[np.void]],
+    file_names: Sequence[str],
+    bad: Sequence[BadParticle],
+) -> str:
+    """Of what the tables of a job hold, in pieces of any size, but for the states of image files, which may change."""
+    found = hashlib.sha256(repr((list(file_names), list(bad))).encode("utf-8", "surrogateescape"))
+    for piece in itertools.chain(rows, images):
+        found.update(np.ascontiguousarray(piece).view(np.uint8).data)
+    return found.hexdigest()
+
+
 # ---- on disk ---------------------------------------------------------------------------------------------
 
 
@@ -160,7 +174,15 @@ def read_array(path: str, dtype: np.dtype[Any], start: int = 0, count: int | Non
             return np.fromfile(file, dtype, wanted, offset=start * dtype.itemsize)
     except Exception as error:  # of a header that is none, NumPy raises anything
         _raise_if_of_the_disk(error)
-        raise DataError(f"{path}: it cannot be read as a table of a job ({error}); write the job again") from error
+        raise DataError(
+            f"{path}: it cannot be read as a table of a job ({error}); continue the run, which writes it again"
+        ) from error
+
+
+def read_in_pieces(path: str, dtype: np.dtype[Any], count: int) -> Iterator[NDArray[Any]]:
+    """The `count` rows of a table, some at a time: there may be millions. DataError as of ``read_array``."""
+    for start in range(0, count, ROWS_AT_ONCE):
+        yield read_array(path, dtype, start, min(ROWS_AT_ONCE, count - start))
 
 
 def write_files(path: str, files: Mapping[str, Sequence[int] | None]) -> None:
@@ -181,7 +203,7 @@ def read_files(path: str, numbers: int) -> dict[str, list[int] | None]:
 def _is_state(path: str, state: object, numbers: int) -> bool:
     if state is None or (isinstance(state, list) and len(state) == numbers and {int} >= set(map(type, state))):
         return True
-    raise DataError(f"{path}: it cannot be read as a list of files; write the job again")
+    raise DataError(f"{path}: it cannot be read as a list of files; continue the run, which writes it again")
 
 
 def write_bad(path: str, bad: Sequence[Sequence[Any]]) -> None:
@@ -206,7 +228,9 @@ def _read_rows(path: str, columns: int) -> list[list[Any]]:
         return found
     except (OSError, ValueError, RecursionError) as error:
         _raise_if_of_the_disk(error)
-        raise DataError(f"{path}: it cannot be read as a list ({error}); write the job again") from error
+        raise DataError(
+            f"{path}: it cannot be read as a list ({error}); continue the run, which writes it again"
+        ) from error
 
 
 def _raise_if_of_the_disk(error: Exception) -> None:

@@ -88,7 +88,7 @@ def run_piece(piece: Piece) -> PieceDone:
     todo = list(zip(*(column.tolist() for column in columns)))
     problems: dict[int, str] = {}
     file_names = [name for name, _ in piece.inputs]
-    with open_part(piece.part_path) as part, ImageReader() as reader:
+    with open_part(piece.part_path) as part, ImageReader(dict(piece.inputs)) as reader:
         for first in range(0, len(done), len(_images)):
             last = min(first + len(_images), len(done))
             for start in range(first, last, block):

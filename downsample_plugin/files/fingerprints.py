@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, input_problem
 
 
 def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
@@ -21,9 +21,12 @@ def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
     return sums
 
 
-def checksum(sums: NDArray[np.uint64]) -> str:
-    """Of a stack, from the sums of its images in their order."""
-    return hashlib.sha256(sums.astype("<u8").tobytes()).hexdigest()
+def checksum(sums: NDArray[np.uint64], *more: bytes) -> str:
+    """Of a stack, from the sums of its images in their order, and of more that goes with it."""
+    found = hashlib.sha256(sums.astype("<u8").tobytes())
+    for part in more:
+        found.update(part)
+    return found.hexdigest()
 
 
 class FileState(NamedTuple):
@@ -36,13 +39,20 @@ class FileState(NamedTuple):
     changed_ns: int
 
 
-def file_state(path: str) -> FileState | None:
-    """State of a file; None if it is not there, which the run says of its particles."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
+def state_of(status: os.stat_result) -> FileState:
+    """State of a file by what the system says of it."""
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+def file_state(path: str) -> FileState | None:
+    """State of a file; None if it is not there, which the run says of its particles. InputError if nobody can know."""
+    try:
+        return state_of(os.stat(path))
+    except (OSError, ValueError) as error:
+        problem = input_problem(error, "the file cannot be looked at", "to find it as it was")
+        if isinstance(problem, InputError):
+            raise InputError(f"{path}: {problem}") from error
+        return None
 
 
 def difference(before: FileState | None, now: FileState | None) -> str:
@@ -62,9 +72,18 @@ def difference(before: FileState | None, now: FileState | None) -> str:
 
 def check_unchanged(path: str, before: FileState | None) -> None:
     """Raise InputError if a file is not what it was."""
-    found = difference(before, file_state(path))
+    now = file_state(path)
+    try:
+        check_same(before, now)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def check_same(before: FileState | None, now: FileState | None) -> None:
+    """Raise InputError, which does not name the file, if it is not what it was."""
+    found = difference(before, now)
     if found:
         raise InputError(
-            f"{path}: {found} since the run began, expected the same file until its end; continue the run: what was "
-            "made from the old file will be made again"
+            f"{found} since the run began, expected the same file until its end; continue the run: what was made from "
+            "the old file will be made again"
         )

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from .fingerprints import FileState, check_same
 from .library_readers import TIFF_SUFFIXES, XMIPP_SUFFIXES, TiffReader, XmippReader
 from .mrc_reader import MrcReader
 from .stack_reader import StackReader
@@ -21,9 +24,13 @@ def open_stack(path: str) -> StackReader:
 
 
 class ImageReader:
-    """Opens stacks by their names, as particle sets name them; the last one stays open. A context manager."""
+    """Opens stacks by their names, as particle sets name them; the last one stays open. A context manager.
 
-    def __init__(self) -> None:
+    `expected` tells what files are to be: their names may lead to others just when they are opened, and back again.
+    """
+
+    def __init__(self, expected: Mapping[str, FileState | None] | None = None) -> None:
+        self._expected = expected or {}
         self._path: str | None = None
         self._stack: StackReader | None = None
 
@@ -40,8 +47,11 @@ class ImageReader:
         self._path = self._stack = None
 
     def open(self, path: str) -> StackReader:
-        """The stack in a file; DataError, which does not name the file, if there is none."""
+        """The stack in a file; DataError, which does not name it, if there is none, InputError if it is another."""
         if self._stack is None or path != self._path:
             self.close()
-            self._stack, self._path = open_stack(path), path
+            self._stack = open_stack(path)
+            if path in self._expected:
+                check_same(self._expected[path], self._stack.state)
+            self._path = path
         return self._stack

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, input_problem
+from .fingerprints import state_of
 from .stack_reader import LARGEST_SIDE, StackReader, open_to_read
 
 XMIPP_SUFFIXES = (".stk", ".spi", ".img", ".hed", ".hdf")
@@ -28,7 +29,13 @@ class _LibraryReader(StackReader):
     library: str
 
     def __init__(self, path: str):
-        os.close(open_to_read(path))
+        file = open_to_read(path)
+        try:
+            self.state = state_of(os.fstat(file))
+        except OSError as error:
+            raise input_problem(error, "the file cannot be read", "a stack of images") from error
+        finally:
+            os.close(file)
         self.path = path
         with self._refusing():
             self._open(path)

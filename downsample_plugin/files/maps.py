@@ -19,7 +19,8 @@ from ..core.geometry import origin
 from ..core.resampling import downsample_sections
 from ..core.statistics import STATISTICS, image_statistics
 from ..core.volume_plan import VolumePlan
-from ..errors import DataError
+from ..errors import DataError, InputError
+from .fingerprints import FileState, difference, file_state
 from .library_readers import XMIPP_SUFFIXES
 from .mrc_reader import MrcReader
 from .stack_writer import new_header
@@ -50,12 +51,15 @@ class MapFile:
         self._mrc: MrcReader | None = None
         self._first = 0
         is_marked = path.endswith(MRC_MARK)
-        plain = path[: -len(MRC_MARK)] if is_marked else path
+        self._path = plain = path[: -len(MRC_MARK)] if is_marked else path
         if plain.lower().endswith(SUFFIXES_OF_XMIPP):
+            #: what the file was when it was opened
+            self.state = file_state(plain)
             self._sections: Any = _read_by_xmipp(plain, index)
             self.box, self.apix, self.first_voxel = len(self._sections), 0.0, np.zeros(3)
             return
         self._mrc = MrcReader(plain)
+        self.state = self._mrc.state
         try:
             if not (is_marked or index):  # else whoever names it knows that it is a volume
                 self._refuse_images(is_stack_by_name=plain.lower().endswith(SUFFIX_OF_STACKS))
@@ -79,6 +83,12 @@ class MapFile:
             section: NDArray[Any] = self._sections[z]
             return section
         return self._mrc.read(self._first + z).astype(np.float32)
+
+    def check_unchanged(self, before: FileState | None) -> None:
+        """Raise InputError, which does not name the file, if it was another before, or is another now."""
+        found = difference(before, self.state) or difference(self.state, file_state(self._path))
+        if found:
+            raise InputError(f"{found} while the run was on, expected the same file until the end; start the run again")
 
     def _refuse_images(self, is_stack_by_name: bool) -> None:
         assert self._mrc is not None
@@ -110,17 +120,18 @@ class MapFile:
             )
 
 
-def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> int:
+def downsample_map(source: MapFile, plan: VolumePlan, path: str, over: bool = True) -> int:
     """Write what a plan makes of a map to an MRC file, which is there when it is whole; returns its bytes.
 
-    Raises DataError, which does not name the file, if the map cannot be used.
+    Raises DataError, which does not name the file, if the map cannot be used or changes meanwhile. Unless `over`, a
+    file that is there is not written over.
     """
     if source.box != plan.box_in:
         raise DataError(
             f"the box is {source.box} px, expected {plan.box_in} px (that of the first); give maps with the same box, "
             "or give them one by one"
         )
-    with whole_binary_file(path) as file:
+    with whole_binary_file(path, over) as file:
         file.seek(HEADER_DTYPE.itemsize)
         statistics = np.empty(plan.box_out, dtype=STATISTICS)
         for z, stored in enumerate(_stored(source, plan)):
@@ -129,6 +140,7 @@ def downsample_map(source: MapFile, plan: VolumePlan, path: str) -> int:
         size: int = file.tell()
         file.seek(0)
         file.write(_header(source, plan, statistics).tobytes())
+        source.check_unchanged(source.state)
     return size
 
 

@@ -14,8 +14,10 @@ from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.utils import dtype_from_mode
 from numpy.typing import NDArray
 
-from ..errors import DataError, input_problem
+from ..errors import DataError, InputError, input_problem
 from ..words import counted
+from .fingerprints import state_of
+from .reading import read_at
 from .stack_reader import LARGEST_SIDE, Holds, StackReader, open_to_read
 
 READABLE_MODES = (0, 1, 2, 6, 12)
@@ -39,9 +41,12 @@ class MrcReader(StackReader):
 
     def _read_header(self, path: str) -> None:
         try:
-            raw = os.pread(self._file, HEADER_DTYPE.itemsize, 0)
+            self.state = state_of(os.fstat(self._file))
+            raw = read_at(self._file, HEADER_DTYPE.itemsize, 0)
         except OSError as error:
             raise input_problem(error, "the file cannot be read", "an MRC stack; give one") from error
+        if len(raw) < min(HEADER_DTYPE.itemsize, self.state.size_bytes):
+            raise _ended(self.state.size_bytes)
         if len(raw) < HEADER_DTYPE.itemsize:
             raise DataError(
                 f"the file is {len(raw)} bytes long, expected an MRC file with a header of "
@@ -65,7 +70,7 @@ class MrcReader(StackReader):
         #: bytes of one image: what a buffer for ``read`` must hold
         self.image_bytes: int = self.box[0] * self.box[1] * self.dtype.itemsize
         expected = self._data_start + self.count * self.image_bytes
-        size = os.fstat(self._file).st_size
+        size = self.state.size_bytes
         if size < expected:
             raise DataError(
                 f"the file is {size} bytes long, expected {expected} ({counted(self.count, 'image')} of {self.box[0]} "
@@ -88,10 +93,16 @@ class MrcReader(StackReader):
                 expected = f"{self.image_bytes} bytes of the image; copy the file again"
                 raise input_problem(error, "the file cannot be read", expected) from error
             if not read:
-                raise DataError(
-                    "the file ends within the image: it was cut short while it was being read; write it again"
-                )
+                raise _ended(self.state.size_bytes)
             got += read
+
+
+def _ended(size: int) -> InputError:
+    """That reading ended before a file that was long enough when it was opened: no image of it is to blame."""
+    return InputError(
+        f"reading ended within the file, expected all of its {size} bytes: it was cut short during the run, or the disk "
+        "does not give them; see to the file and the disk, then continue the run"
+    )
 
 
 def _native_header(raw: bytes) -> tuple[str, np.void] | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, input_problem
+from .fingerprints import FileState
 
 LARGEST_SIDE = 1 << 20  # px; a header that says more is no header
 
@@ -35,6 +36,7 @@ class StackReader(abc.ABC):
     dtype : theirs, as ``read`` gives them
     apix : the pixel size (Å/px) that the header gives; it may be 0 or wrong
     holds : images or maps
+    state : what the file was when it was opened
     """
 
     box: tuple[int, int]
@@ -42,6 +44,7 @@ class StackReader(abc.ABC):
     dtype: np.dtype[np.generic]
     apix: float
     holds = Holds.IMAGES
+    state: FileState
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -102,7 +105,11 @@ def open_to_read(path: str) -> int:
     except (OSError, ValueError) as error:
         expected = "a stack of images; check that it is there and readable"
         raise input_problem(error, "the file cannot be opened", expected) from error
-    mode = os.fstat(file).st_mode
+    try:
+        mode = os.fstat(file).st_mode
+    except OSError as error:
+        os.close(file)
+        raise input_problem(error, "the file cannot be read", "a stack of images") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, reading says so
         os.close(file)
         raise DataError("the file is a pipe or a device, expected a file on a disk; copy the stack into one")

@@ -7,6 +7,7 @@ mrcfile brings the header; images go straight from small buffers that are used a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from typing import IO
@@ -17,6 +18,7 @@ from mrcfile.utils import mode_from_dtype
 from numpy.typing import NDArray
 
 from .. import __version__
+from .reading import read_at
 from .whole_files import create_part, part_name
 
 LABEL = f"scipion-em-downsample {__version__}"
@@ -62,7 +64,7 @@ class StackWriter:
         """Remove the unfinished stack, however much of it there is."""
         if self._file is not None:
             self._file.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what went wrong before is to be told
             os.remove(self.part_path)
 
     def _close_up(self, file: int, kept: NDArray[np.bool_]) -> None:
@@ -70,7 +72,10 @@ class StackWriter:
         size, start = self._bytes_of_image, HEADER_DTYPE.itemsize
         for new, old in enumerate(np.flatnonzero(kept).tolist()):
             if new != old:
-                _write_all(file, memoryview(os.pread(file, size, start + old * size)), start + new * size)
+                image = read_at(file, size, start + old * size)
+                if len(image) < size:  # somebody has cut the unfinished file short
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), self.part_path)
+                _write_all(file, memoryview(image), start + new * size)
         os.ftruncate(file, start + int(kept.sum()) * size)
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from .reading import read_at
 from .star_rows import RowError, Rows, begins_something, find_rows, values_of_line
 
 BYTES_AT_ONCE = 1 << 21  # of rows; a line may not be longer
@@ -288,11 +289,7 @@ def _unreadable(path: str, reason: str) -> DataError:
 
 
 def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:
-    pieces = []
     try:
-        while length and (piece := os.pread(descriptor, length, offset)):
-            pieces.append(piece)
-            offset, length = offset + len(piece), length - len(piece)
+        return read_at(descriptor, length, offset)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

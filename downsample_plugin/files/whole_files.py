@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Collection, Iterator
 from typing import IO, Any, BinaryIO, TextIO
 
+from ..errors import DataError
+
 PART_PATTERN = r"\.[0-9a-f]{16}\.part"
 
 
@@ -59,25 +61,30 @@ def alone_in(folder: str) -> Iterator[None]:
 @contextlib.contextmanager
 def whole_file(path: str, **settings: Any) -> Iterator[TextIO]:
     """A text file to write, opened with these settings; it gets its name at the end, and if anything fails is gone."""
-    with _whole(path, mode="x", **{"encoding": "utf-8", **settings}) as file:
+    with _whole(path, True, mode="x", **{"encoding": "utf-8", **settings}) as file:
         yield file
 
 
 @contextlib.contextmanager
-def whole_binary_file(path: str) -> Iterator[BinaryIO]:
-    """The same for bytes."""
-    with _whole(path, mode="xb") as file:
+def whole_binary_file(path: str, over: bool = True) -> Iterator[BinaryIO]:
+    """The same for bytes. Unless it may be written `over`, DataError if a file of the name is there in the end."""
+    with _whole(path, over, mode="xb") as file:
         yield file
 
 
 @contextlib.contextmanager
-def _whole(path: str, **settings: Any) -> Iterator[Any]:
+def _whole(path: str, over: bool, **settings: Any) -> Iterator[Any]:
     part_path = part_name(path)
     try:
         with create_part(part_path, **settings) as file:
             yield file
+        if not over and os.path.lexists(path):
+            raise DataError(
+                f"{path}: it is there since the run began, expected no such file; add --force to write "
+                "over it, or give another name"
+            )
         os.replace(part_path, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what went wrong before is to be told
             os.remove(part_path)
         raise

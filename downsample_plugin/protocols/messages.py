@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 
 from pyworkflow.exceptions import PyworkflowException
 from pyworkflow.protocol import params
@@ -29,6 +30,11 @@ def toldToTheUser():
         raise PyworkflowException(str(error)) from error
     except OSError as error:
         raise PyworkflowException(in_a_sentence(error)) from error
+    except sqlite3.Error as error:
+        raise PyworkflowException(
+            f"The file of a set (.sqlite): got '{error}' from SQLite, expected one that can be read and written; check "
+            "the input sets and the disk, then continue the run"
+        ) from error
 
 
 def emptyProblems(protocol):

@@ -54,6 +54,8 @@ class Results:
         self._plan, self._folder = job.plan, job.folder
         self._paths = np.array(["", *(stack.path for stack in job.stacks)], dtype=object)
         self._results = job.results()
+        images = job.wanted()[job.rows()["image"]]
+        self._files, self._indices = np.array(job.file_names(), dtype=object)[images["file"]], images["index"]
         self.taken = 0
 
     def fill(self, output, particles, alignment):
@@ -75,24 +77,31 @@ class Results:
         begin = 0
         with SetWriter(output, lambda item: _prepare(item, attributes, alignment), atOnce) as writer:
             for wanted in allWanted:
-                results = self._results[begin : begin + len(wanted.places)]
-                begin += len(wanted.places)
-                self._check(wanted.ids, results)
+                rows = slice(begin, begin + len(wanted.places))
+                results, begin = self._results[rows], rows.stop
+                self._check(wanted.forJob(), rows)
                 good = results["index"] > 0
                 results, places = results[good], wanted.places[good]
                 writer.append(
                     wanted.images, wanted.block.ids[places], self._changes(wanted, places, results, alignment)
                 )
                 self.taken += len(places)
-        self._check(self._results["particle_id"][begin:], self._results[:0])
+        if begin < len(self._results):
+            raise self._changed()
 
-    def _check(self, ids, results):
-        """Raise DataError unless the particles are those of the results."""
-        if not np.array_equal(ids, results["particle_id"]):
-            raise DataError(
-                f"{self._folder}: its results do not match the particles in the input set, expected the same "
-                "particles in the same order: the set was changed during the run; restart the run"
-            )
+    def _check(self, block, rows):
+        """Raise DataError unless the particles of a ParticleBlock are those of the results, with the same images."""
+        files = np.array(block.file_names, dtype=object)[block.files]
+        found = (block.particle_ids, files, block.image_indices)
+        expected = (self._results["particle_id"][rows], self._files[rows], self._indices[rows])
+        if not all(map(np.array_equal, found, expected)):
+            raise self._changed()
+
+    def _changed(self):
+        return DataError(
+            f"{self._folder}: its results do not match the particles in the input set, expected the same "
+            "particles in the same order, with the same images: the set was changed during the run; restart the run"
+        )
 
     def _changes(self, wanted, places, results, alignment):
         """What output particles have instead of what the input particles had: image, alignment, coordinate, record."""
