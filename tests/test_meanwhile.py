@@ -161,7 +161,7 @@ def test_a_stack_that_grows_before_its_job_is_written(here, monkeypatch, capsys)
     with monkeypatch.context() as patch:
         before(patch, downsampling, "_write_jobs", lambda *_: os.replace("grown.mrcs", "in.mrcs"))
         assert cli.main(["in.mrcs", "-o", "out", "--box", "16", "--jobs", "1", "--no-picture"]) == EXIT_DATA
-    assert "in.mrcs: it had " in capsys.readouterr().err
+    assert "in.mrcs: its size has changed" in capsys.readouterr().err
     assert cli.main(["in.mrcs", "-o", "out", "--box", "16", "--jobs", "1", "--no-picture"]) == 0
     (stack,) = Path("out").glob("*.mrcs")
     assert len(images_of_file(stack)) == 9
@@ -174,7 +174,7 @@ def test_a_star_file_that_changes_while_the_new_one_is_written(undisturbed, monk
     with monkeypatch.context() as patch:
         before(patch, sources, "NewStar", lambda *_: Path("in.star").write_text(changed))
         run(code=EXIT_DATA)
-    assert "in.star: it was changed while the run was on" in capsys.readouterr().err
+    assert "in.star: it was changed during the run" in capsys.readouterr().err
     assert not Path("out/particles.star").exists()
     Path("in.star").write_text(text)
     run()
@@ -197,7 +197,7 @@ def test_a_map_that_changes(here, monkeypatch, capsys, moment):
     with monkeypatch.context() as patch:
         before(patch, *where[:2], lambda *_: shutil.copyfile("new.mrc", "map.mrc"), where[2])
         assert cli_volumes.main(["map.mrc", "-o", "out", "--box", "16"]) == EXIT_DATA
-    assert "map.mrc: it was written to while the run was on" in capsys.readouterr().err
+    assert "map.mrc: it has been written to during the run" in capsys.readouterr().err
     assert os.listdir("out") == []
 
 
@@ -358,7 +358,7 @@ def test_a_list_of_corrupt_particles_that_is_gone(particles, monkeypatch, capsys
     capsys.readouterr()
     run("out", *OPTIONS, *(["--skip-corrupt"] if skip else []), code=0 if skip else EXIT_DATA)
     told = capsys.readouterr()
-    assert ("Left out: 1 corrupt particles" in told.out) if skip else ("1 particle cannot be used" in told.err)
+    assert ("Left out: 1 corrupt particles" in told.out) if skip else ("1 corrupt particle, expected none" in told.err)
 
 
 # ---- several runs in one folder ----------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_a_list_that_the_run_has_not_made(particles, capsys, is_input):
         shutil.copy(mine, "two.star")
         source = "two.star"
     run(source=source, code=EXIT_USAGE)
-    assert ("it holds the input" if is_input else "not of a run of this program") in capsys.readouterr().err
+    assert ("it contains the input" if is_input else "was not made by this program") in capsys.readouterr().err
     assert mine.read_text() == text and os.listdir("out") == [mine.name]
 
 

@@ -88,7 +88,7 @@ class MapFile:
         """Raise InputError, which does not name the file, if it was another before, or is another now."""
         found = difference(before, self.state) or difference(self.state, file_state(self._path))
         if found:
-            raise InputError(f"{found} while the run was on, expected the same file until the end; start the run again")
+            raise InputError(f"{found} during the run, expected the same file until its end; start the run again")
 
     def _refuse_images(self, is_stack_by_name: bool) -> None:
         assert self._mrc is not None
