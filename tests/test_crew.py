@@ -301,7 +301,7 @@ def test_a_helper_that_is_killed(here, launch):
     assert time.monotonic() - start < 12
     (error,) = errors_in("".join(each[2] for each in ended))
     assert error.startswith("ERROR: Process 2 of 3, counted from 0, on ")
-    assert "it has ended, or shown no sign of life for 2 s" in error
+    assert "it has ended, or has shown no sign of life for 2 s" in error
     assert ended[0][0] != 0
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert not list(Path("job").glob("crew_*")) and not list(Path("job").glob("*.part"))

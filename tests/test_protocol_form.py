@@ -288,7 +288,7 @@ def test_warnings_and_the_expected_outcome(project, sets):
     size, deviation = checks.warnings(DownsamplePlan(BOX, APIX, target_pixel_size=3.0))
     assert "the output has 2.9111 Å/px" in size
     assert protocol.warnings() == [deviation]  # the images are noise of deviation 1
-    will_give = "Expected output: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
+    will_give = "Planned: box 40 → 18 px, pixel size 1.31 → 2.9111 Å/px, Nyquist 5.822 Å"
     assert protocol.summary() == [will_give, size, deviation]
     assert new_downsample(project, sets[None]).warnings() == []
 

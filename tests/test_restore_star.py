@@ -300,7 +300,7 @@ def test_a_row_without_original(shifts, capsys):
     assert "000001@stack 1.mrcs, 000002@stack 1.mrcs;" in said and "--skip-missing" in said
     assert not Path("full.star").exists()
     assert [row["rlnImageName"] for row in restored(small, "--skip-missing", source=part)] == NAMES[2:]
-    assert "Left out: 2 particles that have no original" in capsys.readouterr().out
+    assert "Left out: 2 particles without an original" in capsys.readouterr().out
 
 
 def test_nothing_that_can_be_restored(shifts, capsys):

@@ -384,7 +384,7 @@ def test_refusals(project, trip, originals):
     assert "images from" in problem
     assert "choose its output" in problem
     (problem,) = new_restore(project, particles, original).validate()
-    assert "not the output of a run of 'downsample particles'" in problem
+    assert "not the output of a 'downsample particles' run" in problem
     stranger = particle_set(project, [particle(1, (1, "original_0.mrcs"), np.eye(4))], APIX, "Projection")
     restored = new_restore(project, stranger, small)
     project.launchProtocol(restored, wait=True)

@@ -356,7 +356,7 @@ def test_stacks_in_the_output_stay_as_they_are(project, items):
     protocol.skipCorrupt.set(True)
     go_on(project, protocol)
     wait_for_end(project, protocol)
-    assert "other particles, expected the same; restart" in protocol.getErrorMessage()
+    assert "different particles, expected the same; restart" in protocol.getErrorMessage()
 
 
 def test_an_open_set_without_particles_in_the_form(project):

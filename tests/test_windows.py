@@ -88,7 +88,7 @@ def test_filter_and_radius_wizards(windows):
     assert "Nyquist limit of the output: 5.24 Å" in lowpass["texts"]
     assert lowpass["form"]["lowpassResolution"] == "15.0"
     assert windows[1]["wizard_highpassResolution"]["form"]["highpassResolution"] == "150.0"
-    assert any("radius 20 px = 52 Å of a box of 56 px" in text for text in radius["texts"])
+    assert any("Radius 20 px = 52 Å in a box of 56 px" in text for text in radius["texts"])
     assert radius["form"]["backRadius"] == "20"
 
 

@@ -31,6 +31,7 @@ from ..engine.progress import progress  # noqa: E402
 from ..engine.ranks import Launch, launched  # noqa: E402
 from ..engine.runner import Crew, run_job  # noqa: E402
 from ..errors import PlanError  # noqa: E402
+from ..words import counted  # noqa: E402
 from .arguments import new_parser  # noqa: E402
 from .command_line import EXIT_STOPPED, exit_code_of  # noqa: E402
 from .downsampling import Request, convert  # noqa: E402
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace, workers: int, crew: Crew) -> None:
     stacks = job.share(part, parts)
     count = sum(stack.size for stack in stacks)
     of_parts = f" (part {part} of {parts})" if parts > 1 else ""
-    print(f"downsample-particles {__version__}: {count} images{of_parts}, {job.plan.summary()}", flush=True)
+    print(f"downsample-particles {__version__}: {counted(count, 'image')}{of_parts}, {job.plan.summary()}", flush=True)
     with progress(count, job.note_path(part, parts)) as advance:
         run_job(job, stacks, workers, advance, options.skip_corrupt, crew)
     job.check_worked_on(stacks)
@@ -96,8 +97,8 @@ def _run(options: argparse.Namespace, workers: int, crew: Crew) -> None:
     if bad and not options.skip_corrupt:
         raise refusal(bad, len(bad), job.tables)
     if bad:
-        print(f"Left out: {len(bad)} corrupt particles, listed in {job.tables}", flush=True)
-    print(f"Done: {len(stacks)} output stacks in {job.folder}{of_parts}", flush=True)
+        print(f"Left out: {counted(len(bad), 'corrupt particle')}, listed in {job.tables}", flush=True)
+    print(f"Done: {counted(len(stacks), 'output stack')} in {job.folder}{of_parts}", flush=True)
 
 
 def _is_job(options: argparse.Namespace) -> bool:

@@ -19,6 +19,7 @@ from ..errors import PlanError
 from ..files.relion_groups import ImageGroup
 from ..files.star_rows import text_of
 from ..files.whole_files import whole_binary_file
+from ..words import counted
 from .output_folder import OutputFolder
 from .sources import Plans, StackSource, StarSource
 
@@ -145,9 +146,11 @@ def _draw(folder: OutputFolder, jobs: list[Job]) -> str:
 def _opening(jobs: list[Job], source: StackSource | StarSource) -> list[str]:
     lines = []
     for job in jobs:
-        lines.append(f"{job.particle_count} particles: {job.plan.summary()}")
+        lines.append(f"{counted(job.particle_count, 'particle')}: {job.plan.summary()}")
         if job.image_count < job.particle_count:
-            lines.append(f"{job.image_count} output images: particles with the same image and shift share one")
+            lines.append(
+                f"{counted(job.image_count, 'output image')}: particles with the same image and shift share one"
+            )
         lines += [f"Warning: {warning}" for warning in checks.warnings(job.plan, COMMAND)]
     return lines + ([f"Warning: {source.warning}"] if source.warning else [])
 
@@ -155,10 +158,10 @@ def _opening(jobs: list[Job], source: StackSource | StarSource) -> list[str]:
 def _closing(request: Request, folder: OutputFolder, jobs: list[Job], bad: int) -> list[str]:
     """What was made, and how to go on with it."""
     stacks = [stack.path for job in jobs for stack in job.stacks if stack.image_count()]
-    lines = [f"Left out: {bad} corrupt particles, listed in {folder.bad_path}"] if bad else []
+    lines = [f"Left out: {counted(bad, 'corrupt particle')}, listed in {folder.bad_path}"] if bad else []
     taken = sum(job.particle_count for job in jobs) - bad
     lines += [
-        f"Done: {taken} particles in {folder.star_path}; open this file in RELION, or import it.",
+        f"Done: {counted(taken, 'particle')} in {folder.star_path}; open this file in RELION, or import it.",
         f"Stacks: {stacks[0]}" + (f" … {stacks[-1]} ({len(stacks)} files)" if stacks[1:] else ""),
     ]
     if request.is_star:

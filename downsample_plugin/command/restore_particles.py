@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..files.relion_star import RelionStar
+from ..words import counted
 from .command_line import EXIT_CODES, exit_code_of
 from .restoring import check_output, restore
 
@@ -39,8 +40,8 @@ def _run(options: argparse.Namespace) -> None:
     with RelionStar(options.refined) as refined, RelionStar(options.original, options.apix) as original:
         done = restore(refined, original, options.output, options.skip_missing, options.force)
     if done.missing:
-        print(f"Left out: {done.missing} particles that have no original in {options.original}")
-    print(f"Done: {done.particles} full-size particles in {options.output}")
+        print(f"Left out: {counted(done.missing, 'particle')} without an original in {options.original}")
+    print(f"Done: {counted(done.particles, 'full-size particle')} in {options.output}")
 
 
 def _parser() -> argparse.ArgumentParser:

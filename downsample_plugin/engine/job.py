@@ -487,5 +487,5 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Name
         if not skip_corrupt:
             raise refusal(bad, len(bad), path, names)
     if not any(job.made_count for job in jobs):
-        raise DataError(f"{folder}: all {len(bad)} particles are corrupt, expected some usable ones; check the input")
+        raise DataError(f"{folder}: all particles are corrupt ({len(bad)}), expected some usable ones; check the input")
     return len(bad)

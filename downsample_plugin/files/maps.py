@@ -194,7 +194,7 @@ def _read_by_xmipp(path: str, index: int) -> NDArray[np.float32]:
         volume = np.asarray(image.getData(), dtype=np.float32)
     except OSError as error:
         raise DataError(
-            f"the file cannot be opened ({error.strerror}), expected a volume; check that it is there and readable"
+            f"the file cannot be opened ({error.strerror}), expected a volume; check that it exists and is readable"
         ) from error
     except Exception as error:  # the library raises anything
         raise DataError(

@@ -103,7 +103,7 @@ def open_to_read(path: str) -> int:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would have us wait for ever
     except (OSError, ValueError) as error:
-        expected = "a stack of images; check that it is there and readable"
+        expected = "a stack of images; check that it exists and is readable"
         raise input_problem(error, "the file cannot be opened", expected) from error
     try:
         mode = os.fstat(file).st_mode

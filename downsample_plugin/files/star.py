@@ -285,7 +285,9 @@ def changed(path: str) -> DataError:
 
 
 def _unreadable(path: str, reason: str) -> DataError:
-    return DataError(f"{path}: it cannot be read ({reason}), expected a STAR file; check that it is there and readable")
+    return DataError(
+        f"{path}: it cannot be read ({reason}), expected a STAR file; check that it exists and is readable"
+    )
 
 
 def _read(path: str, descriptor: int, offset: int, length: int) -> bytes:

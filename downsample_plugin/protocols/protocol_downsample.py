@@ -165,10 +165,7 @@ class ProtDownsampleParticles(PluginProtocol):
         if not self.particles().exists:
             return []  # pyworkflow says so
         if self.particles().areClasses and any(source.isOpen for source in self.connected()):
-            return [
-                "Alignments: the set is still open, expected a closed one when the input is classes; wait until "
-                "it is closed."
-            ]
+            return ["Alignments: the set is still open, expected a closed one for input classes; wait until it closes."]
         isThere = all(source.exists for source in self.connected())
         if self._isFollowing() and isThere and self._nothingYet():  # the run checks when it comes
             problems = emptyProblems(self) or stack_problems(self.particlesPerStack.get())
@@ -210,10 +207,7 @@ class ProtDownsampleParticles(PluginProtocol):
         if not self.particles().exists or self._validate() or self._nothingYet():
             return super().summaryBefore()
         plan = self.plan()
-        return [
-            f"Expected output: {plan.summary()}",
-            *checks.warnings(plan, normalised=areNormalised(self.particles())),
-        ]
+        return [f"Planned: {plan.summary()}", *checks.warnings(plan, normalised=areNormalised(self.particles()))]
 
     def _progress(self):
         """How far a run without an output is, by what it has left on the disk; nothing is computed for it."""

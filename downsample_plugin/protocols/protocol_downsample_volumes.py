@@ -181,7 +181,7 @@ class ProtDownsampleVolumes(PluginProtocol):
         """The summary while there is no output."""
         if self.inputVolumes.get() is None or self._validate():
             return ["Output volumes not ready yet."]
-        return [f"Expected output: {self.plan().summary()}"]
+        return [f"Planned: {self.plan().summary()}"]
 
     def _citations(self):
         return ["delaRosaTrevin2016"]
