@@ -186,6 +186,14 @@ class Job:
         write_files(os.path.join(folder, FILES_NAME), files)
         write_bad(os.path.join(folder, BAD_BEFORE_NAME), bad)
 
+    def check_tables(self) -> None:
+        """Raise DataError if the tables are not those that it was written with."""
+        if not self._has_its_tables():
+            raise DataError(
+                f"{self.tables}: its tables are not those that the job was written with, expected the same; continue "
+                "the run: they are written again"
+            )
+
     def _has_its_tables(self) -> bool:
         """Whether the tables are those that it was written with: they are read through."""
         try:
@@ -213,11 +221,7 @@ class Job:
         job = cls._described(path)
         read_array(job._table(PARTICLES_NAME), ROW, job.particle_count, 0)
         read_array(job._table(IMAGES_NAME), WANTED, job.image_count, 0)
-        if not job._has_its_tables():
-            raise DataError(
-                f"{job.tables}: its tables are not those that the job was written with, expected the same; continue "
-                "the run: they are written again"
-            )
+        job.check_tables()
         return job
 
     @classmethod
@@ -380,6 +384,7 @@ class Job:
 
     def results(self) -> NDArray[np.void]:
         """What became of all particles (RESULT), in their order. All output stacks are to be done."""
+        self.check_tables()
         rows = self.rows()
         made = np.concatenate([stack.made() for stack in self.stacks])[rows["image"]]
         results = np.empty(len(rows), dtype=RESULT)
@@ -470,6 +475,7 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Name
     people; returns their number.
     """
     for job in jobs:
+        job.check_tables()
         job.check_worked_on(job.stacks)
         job.check_inputs()
     bad = list(heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id))
