@@ -358,6 +358,20 @@ def test_a_table_that_is_altered_during_the_run(undisturbed, monkeypatch, capsys
     assert made() == undisturbed
 
 
+def test_a_table_that_is_altered_while_particles_are_bad(particles, monkeypatch, capsys):
+    """Their names are not looked for where there are none."""
+    images = noise(1)
+    images[-1, 1, 1] = np.nan
+    write_stack("b.mrcs", images)
+    path = "out/tables/images.npy"
+    with monkeypatch.context() as patch:
+        before(patch, downsampling, "check_done", lambda *_: _write_at(path, os.stat(path).st_size - 28, b"\x09"))
+        run(code=EXIT_DATA)
+    assert "its tables are not those that the job was written with" in capsys.readouterr().err
+    run(code=EXIT_DATA)
+    assert "Particle 24, image 12 of b.mrcs: pixels that are not numbers" in capsys.readouterr().err
+
+
 def test_tables_of_another_job_are_refused_by_the_program(particles, monkeypatch, capsys):
     """As Scipion starts it, it has no other source to write them from."""
     killed_before_its_star(monkeypatch)

@@ -375,6 +375,7 @@ class Job:
         problems = {stack.first + place: problem for stack in stacks for place, problem in stack.bad()}
         found = self.bad_before()
         if problems:
+            self.check_tables()
             rows, names = self.rows(), self.file_names()
             wanted = self.wanted()
             for particle_id, image in rows[np.isin(rows["image"], list(problems))].tolist():
@@ -475,7 +476,6 @@ def check_done(jobs: Sequence[Job], folder: str, skip_corrupt: bool, names: Name
     people; returns their number.
     """
     for job in jobs:
-        job.check_tables()
         job.check_worked_on(job.stacks)
         job.check_inputs()
     bad = list(heapq.merge(*(job.bad_particles(job.stacks) for job in jobs), key=lambda particle: particle.particle_id))
