@@ -338,6 +338,40 @@ def test_what_a_stopped_run_has_left_is_harmed(undisturbed, monkeypatch, harm):
     assert (os.stat("out/particles_000001.mrcs").st_ino == kept) == (harm != "no tables")
 
 
+@pytest.mark.parametrize("table", ["particles.npy", "images.npy", "made_000002.npy"])
+def test_a_table_that_is_altered_during_the_run(undisturbed, monkeypatch, capsys, table):
+    """One number of it: a particle, or its image, would be another, or its shift."""
+    path = f"out/tables/{table}"
+    size = {"particles.npy": 16, "images.npy": 28, "made_000002.npy": 24}[table]
+
+    def alter(*_):
+        status = os.stat(path)
+        _write_at(path, status.st_size - size, b"\0")
+
+    with monkeypatch.context() as patch:
+        before(patch, downsampling, "check_done", alter)
+        run(code=EXIT_DATA)
+    told = capsys.readouterr().err
+    assert ("it is not what it was when the stack was made" if "made" in table else "its tables are not those") in told
+    assert not Path("out/particles.star").exists()
+    run()
+    assert made() == undisturbed
+
+
+def test_a_table_that_is_altered_while_particles_are_bad(particles, monkeypatch, capsys):
+    """Their names are not looked for where there are none."""
+    images = noise(1)
+    images[-1, 1, 1] = np.nan
+    write_stack("b.mrcs", images)
+    path = "out/tables/images.npy"
+    with monkeypatch.context() as patch:
+        before(patch, downsampling, "check_done", lambda *_: _write_at(path, os.stat(path).st_size - 28, b"\x09"))
+        run(code=EXIT_DATA)
+    assert "its tables are not those that the job was written with" in capsys.readouterr().err
+    run(code=EXIT_DATA)
+    assert "Particle 24, image 12 of b.mrcs: pixels that are not numbers" in capsys.readouterr().err
+
+
 def test_tables_of_another_job_are_refused_by_the_program(particles, monkeypatch, capsys):
     """As Scipion starts it, it has no other source to write them from."""
     killed_before_its_star(monkeypatch)
@@ -359,6 +393,19 @@ def test_a_list_of_corrupt_particles_that_is_gone(particles, monkeypatch, capsys
     run("out", *OPTIONS, *(["--skip-corrupt"] if skip else []), code=0 if skip else EXIT_DATA)
     told = capsys.readouterr()
     assert ("Left out: 1 corrupt particles" in told.out) if skip else ("1 corrupt particle, expected none" in told.err)
+
+
+def test_a_list_of_corrupt_particles_that_goes_during_the_run(particles, monkeypatch, capsys):
+    images = noise(0)
+    images[3, 1, 1] = np.nan
+    write_stack("a.mrcs", images)
+    options = [*OPTIONS, "--skip-corrupt"]
+    with monkeypatch.context() as patch:
+        before(patch, downsampling, "check_done", lambda *_: os.remove("out/tables/bad_000001.json"))
+        run("out", *options, code=EXIT_DATA)
+    assert "not what they were when they were made (particles_000001.mrcs)" in capsys.readouterr().err
+    run("out", *options)
+    assert "Left out: 1 corrupt particles" in capsys.readouterr().out
 
 
 # ---- several runs in one folder ----------------------------------------------------------------------------------
@@ -478,6 +525,23 @@ def test_a_worker_that_dies_while_the_star_file_is_written(undisturbed, monkeypa
     assert capsys.readouterr().err.startswith("ERROR: A worker process died")
     run()
     assert made() == undisturbed
+
+
+def test_ctrl_c_while_modules_are_loaded(here):
+    """Modules in C say something else of it, or nothing."""
+    code = (
+        "import os, signal, sys; from importlib.abc import MetaPathFinder\n"
+        "class Stop(MetaPathFinder):\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'downsample_plugin.core.fourier':\n"
+        "            try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "            except KeyboardInterrupt: raise ImportError('numpy')\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from downsample_plugin.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, "in.star", "-o", "out"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 REFUSE = """

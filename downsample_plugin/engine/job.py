@@ -189,6 +189,14 @@ class Job:
         write_files(os.path.join(folder, FILES_NAME), files)
         write_bad(os.path.join(folder, BAD_BEFORE_NAME), bad)
 
+    def check_tables(self) -> None:
+        """Raise DataError if the tables are not those that it was written with."""
+        if not self._has_its_tables():
+            raise DataError(
+                f"{self.tables}: its tables are not those that the job was written with, expected the same; continue "
+                "the run: they are written again"
+            )
+
     def _has_its_tables(self) -> bool:
         """Whether the tables are those that it was written with: they are read through."""
         try:
@@ -218,11 +226,7 @@ class Job:
         job = cls._described(path)
         read_array(job._table(PARTICLES_NAME), ROW, job.particle_count, 0)
         read_array(job._table(IMAGES_NAME), WANTED, job.image_count, 0)
-        if not job._has_its_tables():
-            raise DataError(
-                f"{job.tables}: its tables are not those that the job was written with, expected the same; continue "
-                "the run: they are written again"
-            )
+        job.check_tables()
         return job
 
     @classmethod
@@ -376,6 +380,7 @@ class Job:
         problems = {stack.first + place: problem for stack in stacks for place, problem in stack.bad()}
         found = self.bad_before()
         if problems:
+            self.check_tables()
             rows, names = self.rows(), self.file_names()
             wanted = self.wanted()
             for particle_id, image in rows[np.isin(rows["image"], list(problems))].tolist():
@@ -385,6 +390,7 @@ class Job:
 
     def results(self) -> NDArray[np.void]:
         """What became of all particles (RESULT), in their order. All output stacks are to be done."""
+        self.check_tables()
         rows = self.rows()
         made = np.concatenate([stack.made() for stack in self.stacks])[rows["image"]]
         results = np.empty(len(rows), dtype=RESULT)

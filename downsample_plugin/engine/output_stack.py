@@ -13,6 +13,7 @@ Its files, in the folder of the job::
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -44,7 +45,10 @@ class Record(NamedTuple):
     #: how many it has; without any, there is no stack
     images: int
     bytes: int
+    #: of its pixels and header
     checksum: str
+    #: checksum of what became of each image that was wanted, and of what was wanted
+    tables: str
     #: the image files that it was made of
     inputs: dict[str, FileState | None]
     #: what its file was when it had its name; None if there is none
@@ -113,8 +117,18 @@ class OutputStack:
         return read_array(os.path.join(self.tables, IMAGES_NAME), WANTED, self.first, self.size)
 
     def made(self) -> NDArray[np.void]:
-        """What became of them (MADE), in the same order."""
-        return read_array(self.made_path, MADE, count=self.size)
+        """What became of them (MADE), in the same order; DataError if that, or what is wanted, is not what it was."""
+        made = read_array(self.made_path, MADE, count=self.size)
+        record = self.record()
+        if record is None or record.tables != self._tables_checksum(made):
+            raise DataError(
+                f"{self.made_path}: it is not what it was when the stack was made, expected nobody else to write "
+                "there; continue the run: the stack is made again"
+            )
+        return made
+
+    def _tables_checksum(self, made: NDArray[np.void]) -> str:
+        return hashlib.sha256(made.tobytes() + self.wanted().tobytes()).hexdigest()
 
     def record(self) -> Record | None:
         """Its record, if there is one that belongs to this job."""
@@ -123,8 +137,9 @@ class OutputStack:
                 found = json.load(file)
             inputs = {path: state and FileState(*state) for path, state in found["inputs"].items()}
             state = found["state"] and FileState(*found["state"])
-            record = Record(int(found["images"]), int(found["bytes"]), str(found["checksum"]), inputs, state)
-            fits = (found["fingerprint"], found["stack"]) == (self.fingerprint, self.stack_number)
+            numbers = int(found["images"]), int(found["bytes"])
+            record = Record(*numbers, str(found["checksum"]), str(found["tables"]), inputs, state)
+            fits = found["fingerprint"] == self.fingerprint
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if fits else None
@@ -165,7 +180,7 @@ class OutputStack:
                     )
             made = self.made()
             fits = np.flatnonzero(made["index"] == 0).tolist() == [place for place, _ in self.bad()]
-            return fits and self._checksum(sums, header, made) == record.checksum
+            return fits and checksum(sums, header) == record.checksum
         except (DataError, OSError):
             return False
 
@@ -175,10 +190,6 @@ class OutputStack:
         if record is None or not self.is_done():
             return False
         return not record.images or record.state == file_state(self.path) or self.is_intact()
-
-    def _checksum(self, sums: NDArray[np.uint64], header: bytes, made: NDArray[np.void]) -> str:
-        """Of pixels and header, of what became of each image that was wanted, and of what was wanted."""
-        return checksum(sums, header, made.tobytes(), self.wanted().tobytes())
 
     def may_stay(self, skip_corrupt: bool) -> bool:
         """Whether it need not be made again: it is intact, and has all that it is to have."""
@@ -248,13 +259,13 @@ class OutputStack:
         record = {
             "version": __version__,
             "fingerprint": self.fingerprint,
-            "stack": self.stack_number,
             "plan": self.plan.to_dict(),
             "inputs": inputs,
             "images": images,
             "bytes": state.size_bytes if state else 0,
             "state": state,
-            "checksum": self._checksum(sums, _header_of(self.path) if images else b"", made),
+            "checksum": checksum(sums, _header_of(self.path) if images else b""),
+            "tables": self._tables_checksum(made),
         }
         write_json(self.record_path, record)
         remove_files(self.error_path)

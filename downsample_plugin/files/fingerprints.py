@@ -21,12 +21,9 @@ def word_sums(images: NDArray[np.generic]) -> NDArray[np.uint64]:
     return sums
 
 
-def checksum(sums: NDArray[np.uint64], *more: bytes) -> str:
-    """Of a stack, from the sums of its images in their order, and of more that goes with it."""
-    found = hashlib.sha256(sums.astype("<u8").tobytes())
-    for part in more:
-        found.update(part)
-    return found.hexdigest()
+def checksum(sums: NDArray[np.uint64], header: bytes) -> str:
+    """Of a stack, from the sums of its images in their order, and its header."""
+    return hashlib.sha256(sums.astype("<u8").tobytes() + header).hexdigest()
 
 
 class FileState(NamedTuple):

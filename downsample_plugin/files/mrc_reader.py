@@ -100,8 +100,8 @@ class MrcReader(StackReader):
 def _ended(size: int) -> InputError:
     """That reading ended before a file that was long enough when it was opened: no image of it is to blame."""
     return InputError(
-        f"reading ended within the file, expected all of its {size} bytes: it was cut short during the run, or the disk "
-        "does not give them; see to the file and the disk, then continue the run"
+        f"reading ended within the file, expected all of its {size} bytes: it was cut short during the run, or the "
+        "disk does not deliver them; check the file and the disk, then continue the run"
     )
 
 
