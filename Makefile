@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # make demo   set up, simulate particles, run the protocol in a Scipion project, show what came out
+# make window   opens the project of the demo in Scipion's window
 # make test   set up, then lint, types and all tests, on all cores
 # make quick   the tests that need no Scipion, in some seconds
 # make coverage   all tests, and what of the code they reach
@@ -20,10 +21,16 @@ PICTURES := result form_and_wizard wizard_xCenter wizard_lowpassResolution viewe
 # Many tests wait for other processes: twice as many workers as cores
 PYTEST := $(BIN)/python -m pytest --numprocesses $$((2 * $$(nproc))) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test quick coverage breaks fuzz screenshots lint format clean
+.PHONY: demo window test quick coverage breaks fuzz screenshots lint format clean
 
 demo: $(READY)
+	@echo "Running the demo: some seconds"
 	@$(BIN)/python -m downsample_plugin.demo "$$PARTICLES" "$$APIX"
+
+window: $(READY)
+	@test -d demo_project/projects || { echo "There is no project yet: run make demo first" >&2; exit 1; }
+	@$(BIN)/python -O -c "from downsample_plugin import headless; headless.prepare('demo_project'); \
+	  from pyworkflow.apps.pw_project import openProject; openProject('downsample_demo')"
 
 test: $(READY) lint
 	@tests/install_tools.sh
@@ -65,7 +72,9 @@ $(READY): setup.py
 	  || { echo "tkinter is missing, which Scipion needs: install the Debian package python3-tk, then run make again" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "venv is missing: install the Debian package python3-venv, then run make again" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "Setting up Scipion and the plugin in $(VENV): 40 s to 2 minutes, once; pip is quiet meanwhile"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@$(BIN)/python -m compileall -q downsample_plugin
+	@echo "Set up."
 	@touch $@

@@ -43,7 +43,7 @@ setup(
     install_requires=["scipion-pyworkflow>=3.11", "scipion-em>=3.11", "numpy", "mrcfile", "emtable", "pyfftw", "tqdm"],
     extras_require={
         "dev": [
-            "pytest",
+            "pytest<9.2",  # pytest-xdist 3.8 does not keep groups of tests together under 9.2
             "pytest-xdist",
             "pytest-cov",
             "coverage>=7.10",

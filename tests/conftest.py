@@ -3,6 +3,7 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,8 @@ from . import launching
 
 CLUSTER = Path(__file__).parents[1] / "docs" / "cluster.md"  # whose settings for SLURM the tests use
 os.environ["SCIPION_LOG_TO_CONSOLE"] = "False"
+# Shells have what they start in the background ignore Ctrl-C, and that would be handed down to the programs under test
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples each time, so that a change is blamed for what it breaks alone; `make fuzz` tries new ones
 hypothesis.settings.register_profile("the same", derandomize="FUZZ_EXAMPLES" not in os.environ)
 hypothesis.settings.load_profile("the same")

@@ -63,9 +63,9 @@ def archives(source):
 def test_the_domain_lists_all(tmp_path, source, archives, way):
     target = {"folder": [str(source)], "editable": ["--editable", str(source)]}.get(way) or [str(archives[way])]
     python = _environment(tmp_path / "env")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, *target], check=True, capture_output=True, timeout=300)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SCIPION", "PYTHON", "COV"))}
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, *target], env=environment, check=True, capture_output=True, timeout=300)
     done = subprocess.run(
         [str(python), "-c", LISTS_ALL],
         cwd=tmp_path,

@@ -90,3 +90,26 @@ def test_make_names_the_missing_debian_package(tmp_path, missing, package):
     assert done.returncode != 0
     told = [line for line in done.stderr.split("\n") if not line.startswith("make")]
     assert len(told) == 2 and package in told[0], done.stderr
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGES.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Those of the README are whole addresses, since the package index shows it too."""
+    here = r"https://(?:github\.com/scipion-em/scipion-em-downsample/blob|raw\.githubusercontent\.com/[\w/-]+)/main/"
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        local = re.sub(here, "", link)
+        if local.startswith("http"):
+            assert local == link
+            continue
+        assert (ROOT / local if local != link else page.parent / link).exists(), link
+        assert local != link or page.name != "README.md", link
+
+
+def test_the_readme_is_short_and_the_index_whole():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index, page.name

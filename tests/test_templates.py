@@ -31,10 +31,14 @@ def simulated(project):
 
 
 def test_downsample_and_back(project, simulated):
-    answers = {"folder": os.path.abspath("simulated"), "pattern": "simulated.mrcs", "apix": demo.APIX, "target": 2.6}
-    imported, small, restored = loaded(project, "downsample_and_back", answers)
-    for protocol in (imported, small, restored):
+    folder = os.path.abspath("simulated")
+    answers = {"folder": folder, "pattern": "simulated.mrcs", "apix": demo.APIX, "target": 2.6}
+    answers.update(mapFolder=folder, map="map.mrc", voxel=demo.APIX)
+    imported, small, restored, with_map, small_map = loaded(project, "downsample_and_back", answers)
+    for protocol in (imported, small, restored, with_map, small_map):
         headless.run(project, protocol)
+    assert small_map.outputVolume.getSamplingRate() == pytest.approx(2.62)
+    assert small_map.outputVolume.getXDim() == small.outputParticles.getXDim()
     assert small.outputParticles.getSamplingRate() == 2.62
     assert restored.outputParticles.getSamplingRate() == demo.APIX
     assert restored.outputParticles.getSize() == demo.PARTICLES

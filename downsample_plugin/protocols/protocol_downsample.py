@@ -23,7 +23,7 @@ from .alignments import READINGS_2D, Connected2D, Connected3D, OwnAlignment
 from .applied_twice import shiftsAppliedTwice
 from .base import PluginProtocol
 from .first_images import areNormalised
-from .following import FollowsOpenSets
+from .following import Follower, Pace, someoneFills
 from .form_downsample import FILTER_SHAPES, HALF_THE_OUTPUT_BOX, RECENTER_MODES, defineDownsampleForm
 from .messages import emptyProblems, toldToTheUser
 from .particles import InputParticles
@@ -35,7 +35,7 @@ LAUNCHER = str(Path(__file__).parents[1] / "launcher" / "downsample_particles.py
 MOST_JOBS_IN_THE_QUEUE = 64  # at once; each has a thread that waits for it
 
 
-class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
+class ProtDownsampleParticles(PluginProtocol):
     """Downsample particles: bin or rescale the images to a coarser pixel size, and recenter, crop or filter them.
 
     In one pass, each step optional, in this order: recenter (recentre) by the shifts of the alignment; crop or pad
@@ -88,7 +88,14 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
         """Run the program on its part of the output stacks. Only what it leaves proves that it is through."""
         with toldToTheUser():
             (job,) = self.jobs()
-            self._runProgram(job, job.share(part, parts), f"--part {part}/{parts} " if parts > 1 else "")
+            self.runProgram(job, job.share(part, parts), f"--part {part}/{parts} " if parts > 1 else "")
+
+    def followStep(self, launched):
+        """Downsample particles in batches as they come, until the inputs are closed."""
+        skip, sleep, wait = self.skipCorrupt.get(), self.streamingSleepOnWait.get(), self.streamingBatchWait.get()
+        pace = Pace(self.particlesPerStack.get(), skip, sleep, wait)
+        with toldToTheUser():
+            Follower(self, pace, self._getExtraPath(), self._getPath()).follow()
 
     def createOutputStep(self, launched):
         """Make the output set from the input set and the program's results."""
@@ -103,20 +110,21 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
         disabled = particles.countWhere("enabled<>1")
         unaligned = particles.count - disabled - job.particle_count - len(job.bad_before())
         tally = Tally(results.taken, job.made_count, unaligned, disabled, corrupt, job.bytes_on_disk)
-        self._describe(job.plan, tally, alignment, output)
-        self._drawResult([job])
+        self.describe(job.plan, tally, alignment, output)
+        self.drawResult([job])
         self._defineOutputs(**{OUTPUT_NAME: output})
         self._defineTransformRelation(self.inputParticles, output)
         job.remove_earlier_stacks()
 
-    def _runProgram(self, job, stacks, share=""):
+    def runProgram(self, job, stacks, share=""):
+        """Have the program make output stacks of a job."""
         skip = "--skip-corrupt " if self.skipCorrupt else ""
         arguments = f"{shlex.quote(LAUNCHER)} {job.path} {share}{skip}--jobs {self.numberOfThreads.get()}"
         with contextlib.suppress(subprocess.CalledProcessError):
             self.runJob(shlex.quote(sys.executable), arguments)
         job.check_worked_on(stacks)
 
-    def _describe(self, plan, tally, alignment, output):
+    def describe(self, plan, tally, alignment, output):
         """Leave words for people."""
         warnings = shiftsAppliedTwice(self.particles(), alignment, "Input particles")
         for line in warnings:
@@ -128,7 +136,7 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
         """The list of particles that cannot be used, there if there are any."""
         return os.path.join(self._getExtraPath(), BAD_PARTICLES_NAME)
 
-    def _drawResult(self, jobs):
+    def drawResult(self, jobs):
         """Draw the result picture of jobs. A run is not to fail for it, whatever goes wrong with fonts or libraries."""
         try:
             draw_result(self.picturePath(), Sample.of_jobs(jobs))
@@ -155,19 +163,20 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
     def _validate(self):
         if not self.particles().exists:
             return []  # pyworkflow says so
-        if self.particles().areClasses and any(source.isOpen for source in self._connected()):
+        if self.particles().areClasses and any(source.isOpen for source in self.connected()):
             return ["Alignments: the set is still open, expected a closed one for classes as input; wait for its end."]
-        isThere = all(source.exists for source in self._connected())
+        isThere = all(source.exists for source in self.connected())
         if self._isFollowing() and isThere and self._nothingYet():  # the run checks when it comes
             problems = emptyProblems(self) or stack_problems(self.particlesPerStack.get())
             return problems + _threadProblems(self.numberOfThreads.get())
-        return self._problems()
+        return self.problems()
 
     def _nothingYet(self):
         """Whether an input has no particle to check anything by."""
-        return any(source.first() is None for source in (self.particles(), *self._connected()))
+        return any(source.first() is None for source in (self.particles(), *self.connected()))
 
-    def _problems(self):
+    def problems(self):
+        """Why the run cannot be done, as sentences; empty if it can."""
         problems = emptyProblems(self) or self.particles().imageProblems("Input particles")
         if problems:
             return problems
@@ -213,6 +222,37 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
     def _citations(self):
         return ["Frigo2005", "delaRosaTrevin2016"] + (["Scheres2012"] if self.doNormalize.get() else [])
 
+    # --------------------------- open sets ------------------------------------------
+    def _isFollowing(self):
+        """Whether an input is still being filled, or was when this run began."""
+        isOpen = self.particles().isOpen or any(source.isOpen for source in self.connected())
+        return isOpen or Batches.areIn(self._getExtraPath())
+
+    def someoneFills(self):
+        """Whether a protocol that makes an input still runs."""
+        return someoneFills(self.getProject(), (self.inputParticles, self.alignments3D, self.alignments2D))
+
+    def publish(self, output, state):
+        """Let others see what the output has now."""
+        self._updateOutputSet(OUTPUT_NAME, output, state)
+        if not self.getRelations():  # as after a kill too: relations come to the disk later than outputs
+            self._defineTransformRelation(self.inputParticles, getattr(self, OUTPUT_NAME))
+        self._store()
+
+    def outputSoFar(self):
+        """The output that an earlier launch of this run has made, or None."""
+        made = getattr(self, OUTPUT_NAME, None)
+        if made is None:
+            return None
+        output = made.getClass()(filename=made.getFileName())
+        output.loadAllProperties()
+        return output
+
+    @classmethod
+    def worksInStreaming(cls):
+        """Scipion asks: it may be launched while its inputs are still open."""
+        return True
+
     # --------------------------- from the form --------------------------------------
     def particles(self):
         """The input particles."""
@@ -239,7 +279,7 @@ class ProtDownsampleParticles(FollowsOpenSets, PluginProtocol):
             float16=self.saveFloat16.get(),
         )
 
-    def _connected(self):
+    def connected(self):
         """The alignment set that this run uses, if one is connected: 3D before 2D."""
         return [InputParticles(pointer.get()) for _, pointer in self._connections()[:1]]
 
