@@ -3,10 +3,8 @@
 
 import importlib
 import os
-import signal
 import sys
 import threading
-from types import ModuleType
 
 
 def main() -> int:
@@ -28,7 +26,14 @@ def _run(module: str) -> int:
     """Run a program; stopped while it is still being loaded, it ends quietly."""
     try:
         _forget_the_current_folder()
-        code: int = _loaded(module).main()
+        import signal  # only now, lest one in the current folder is taken
+
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:  # Ctrl-C waits: modules in C that are stopped while they are loaded say something else of it
+            program = importlib.import_module(f".command.{module}", __package__)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        code: int = program.main()
         # Of a run that was stopped, threads still end worker processes. Python wakes those threads when it ends itself,
         # and complains if they close what it wakes them by.
         for thread in threading.enumerate():
@@ -37,15 +42,6 @@ def _run(module: str) -> int:
         return code
     except KeyboardInterrupt:
         return 130
-
-
-def _loaded(module: str) -> ModuleType:
-    """The module of a program. Ctrl-C waits meanwhile: modules in C that are stopped say something else of it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return importlib.import_module(f".command.{module}", __package__)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _forget_the_current_folder() -> None:

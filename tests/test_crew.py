@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Several processes on every stack, by hand, by mpirun and by srun: the same bytes, words and tables as of one."""
 
+import json
 import os
 import shutil
 import signal
@@ -86,13 +87,15 @@ def alone(*arguments):
 
 
 def content(folder):
-    """All files below a folder, with their bytes, the folder's name apart."""
+    """All files below a folder, with their bytes, but for the folder's name, and times of stacks in their records."""
     name = folder.encode()
-    return {
-        str(path.relative_to(folder)): path.read_bytes().replace(name + b"/", b"")
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
-    }
+    found = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            found[str(path.relative_to(folder))] = path.read_bytes().replace(name + b"/", b"")
+        if path.name.startswith("record_"):
+            found[str(path.relative_to(folder))] = {**json.loads(path.read_text()), "state": None}
+    return found
 
 
 def errors_in(said):
