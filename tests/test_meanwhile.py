@@ -392,7 +392,7 @@ def test_a_list_of_corrupt_particles_that_is_gone(particles, monkeypatch, capsys
     capsys.readouterr()
     run("out", *OPTIONS, *(["--skip-corrupt"] if skip else []), code=0 if skip else EXIT_DATA)
     told = capsys.readouterr()
-    assert ("Left out: 1 corrupt particles" in told.out) if skip else ("1 corrupt particle, expected none" in told.err)
+    assert ("Left out: 1 corrupt particle" in told.out) if skip else ("1 corrupt particle, expected none" in told.err)
 
 
 def test_a_list_of_corrupt_particles_that_goes_during_the_run(particles, monkeypatch, capsys):
@@ -405,7 +405,7 @@ def test_a_list_of_corrupt_particles_that_goes_during_the_run(particles, monkeyp
         run("out", *options, code=EXIT_DATA)
     assert "not what they were when they were made (particles_000001.mrcs)" in capsys.readouterr().err
     run("out", *options)
-    assert "Left out: 1 corrupt particles" in capsys.readouterr().out
+    assert "Left out: 1 corrupt particle" in capsys.readouterr().out
 
 
 # ---- several runs in one folder ----------------------------------------------------------------------------------
