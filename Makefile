@@ -37,7 +37,7 @@ test: $(READY) lint
 	PATH="$$PATH:/usr/sbin" $(PYTEST)
 
 quick: $(READY)
-	$(PYTEST) -m "not scipion and not cluster and not slow"
+	$(PYTEST) --numprocesses auto -m "not scipion and not cluster and not slow"
 
 coverage: $(READY)
 	@tests/install_tools.sh

@@ -509,6 +509,7 @@ def test_a_name_that_is_taken_when_a_run_goes_on_otherwise(here, capsys):
     assert Path("out/particles_000001_2.mrcs").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["in.mrcs", "in.star"])
 def test_the_same_command_many_times_at_once(here, source):
     """They share the work, or one says that it is done."""

@@ -29,6 +29,8 @@ from downsample_plugin.files.maps import MapFile
 from .scipion_sets import images_of_file, write_stack
 from .star_texts import loop
 
+pytestmark = pytest.mark.slow
+
 BOX, COUNT, PER_STACK = 32, 24, 8
 NAMES = ("a.mrcs", "b.mrcs")
 OPTIONS = ("--box", "16", "--recenter", "--jobs", "1", "--particles-per-stack", str(PER_STACK), "--no-picture")

@@ -26,6 +26,8 @@ from downsample_plugin.pictures.sample import SHOWN, Sample
 
 from .scipion_sets import Row, images_of_file, write_job, write_stack
 
+pytestmark = pytest.mark.slow
+
 APIX = 1.5
 
 

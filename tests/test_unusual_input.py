@@ -18,6 +18,8 @@ from downsample_plugin.core import DownsamplePlan, downsample_images
 
 from .scipion_sets import Row, downsample, image_of, items_of, pairs, particle, particle_set, write_job, write_stack
 
+pytestmark = pytest.mark.slow
+
 BOX = 32
 PLAN = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
 
