@@ -10,7 +10,7 @@ import mrcfile
 import numpy as np
 
 from downsample_plugin import headless
-from downsample_plugin.engine.job import Job
+from downsample_plugin.engine import job_writing
 from downsample_plugin.engine.tables import ParticleBlock
 
 _numbers = itertools.count(1)
@@ -177,7 +177,7 @@ def block_of(rows):
 
 def write_job(folder, plan, rows, per_stack, bad=()):
     """A job for rows."""
-    return Job.write(folder, plan, [block_of(list(rows))], per_stack, bad)
+    return job_writing.write_job(folder, plan, [block_of(list(rows))], per_stack, bad)
 
 
 def results_of(job):

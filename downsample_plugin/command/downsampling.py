@@ -13,6 +13,7 @@ from ..core.names import COMMAND
 from ..core.plan import DownsamplePlan, Recenter
 from ..engine.job import Job, check_done
 from ..engine.job_checks import DEFAULT_PARTICLES_PER_STACK
+from ..engine.job_writing import write_job
 from ..engine.progress import progress
 from ..engine.runner import Crew, run_job
 from ..errors import PlanError
@@ -108,7 +109,7 @@ def _write_jobs(request: Request, source: StackSource | StarSource, plans: Plans
     distinct = list(dict.fromkeys(plans.values()))
     paths = [folder.path] if len(distinct) == 1 else [folder.of_group(number + 1) for number in range(len(distinct))]
     return [
-        Job.write(path, plan, source.blocks(plans, plan), request.particles_per_stack)
+        write_job(path, plan, source.blocks(plans, plan), request.particles_per_stack)
         for path, plan in zip(paths, distinct)
     ]
 

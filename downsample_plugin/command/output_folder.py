@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 
 from ..engine.job import BAD_PARTICLES_NAME, Job
+from ..engine.job_writing import remove_job
 from ..engine.output_stack import STACK_NAME, remove_files
 from ..errors import DataError, PlanError
 from ..files.whole_files import remove_abandoned
@@ -99,7 +100,7 @@ class OutputFolder:
         groups = self._group_folders()
         runs = [path for path in (self.path, *groups) if _is_run(path)]
         for path in runs:
-            Job.remove(path)
+            remove_job(path)
         for path in groups:
             with contextlib.suppress(OSError):  # somebody keeps other things there
                 os.rmdir(path)

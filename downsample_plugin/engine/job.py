@@ -29,7 +29,6 @@ import heapq
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,27 +40,21 @@ from ..core.names import FORM, Names
 from ..core.plan import DownsamplePlan
 from ..errors import DataError, PlanError
 from ..files.fingerprints import FileState, check_unchanged, difference, file_state
-from ..files.whole_files import alone_in, part_name, remove_abandoned
+from ..files.whole_files import alone_in, remove_abandoned
 from ..words import counted
-from .job_checks import PARTICLES_NAME, check, count_problems, foreign_problems, job_problems, tables_of_nobody
+from .job_checks import PARTICLES_NAME, check, count_problems, job_problems
 from .output_stack import IMAGES_NAME, JOB_NAME, OutputStack, check_described, remove_files, stack_name, write_json
 from .progress import Progress, noted_progress
 from .tables import (
     ROW,
     WANTED,
     BadParticle,
-    ParticleBlock,
-    Particles,
-    collect,
-    fingerprint,
     list_bad_particles,
     read_array,
     read_bad,
     read_files,
     read_in_pieces,
     tables_checksum,
-    write_array,
-    write_bad,
     write_files,
 )
 
@@ -90,124 +83,39 @@ class Job:
     #: generations of earlier jobs whose output stacks may be there still, and how many each had
     earlier: tuple[tuple[int, int], ...] = ()
 
-    @classmethod
-    def write(
-        cls,
-        folder: str,
-        plan: DownsamplePlan,
-        blocks: Iterable[ParticleBlock],
-        images_per_stack: int,
-        bad: Sequence[BadParticle] = (),
-    ) -> Job:
-        """Write a job for the particles of blocks; PlanError if it cannot be done.
-
-        Over another job in the folder it starts anew; over the same one, of the same plan and particles and
-        image files of the same sizes and times, what is done stays done, but for stacks made from files that
-        have changed nevertheless. `bad` are particles that are corrupt for other reasons than their images; it may grow
-        while `blocks` are drawn.
-        """
-        check(job_problems(plan, images_per_stack))
-        particles = collect(blocks, plan.recenter)
-        os.makedirs(folder, exist_ok=True)
-        with alone_in(folder):
-            return cls._written(folder, plan, particles, images_per_stack, bad)
-
-    @classmethod
-    def _written(
-        cls,
-        folder: str,
-        plan: DownsamplePlan,
-        particles: Particles,
-        images_per_stack: int,
-        bad: Sequence[BadParticle],
-    ) -> Job:
-        """``write`` for all particles, while no other program looks at the folder."""
-        old = cls._in(folder)
-        if old is None:
-            check(foreign_problems(folder, ["tables", BAD_PARTICLES_NAME]))
-        if bad and not len(particles.rows):
-            path = os.path.join(folder, BAD_PARTICLES_NAME)
-            count = list_bad_particles(path, bad)
-            raise refusal(bad, count, path)
-        check(count_problems(len(particles.rows)))
-        files = {name: file_state(name) for name in particles.file_names}
-        job = cls(
-            folder,
-            plan,
-            len(particles.rows),
-            len(particles.images),
-            images_per_stack,
-            fingerprint(plan, images_per_stack, particles, list(files.values()), bad),
-            tables_checksum([particles.rows], [particles.images], particles.file_names, bad),
-            old.generation + 1 if old else 1,
-            (*old.earlier, (old.generation, len(old.stacks))) if old else (),
-        )
-        if old is not None and job.fingerprint == old.fingerprint:
-            if not old._has_its_tables():
-                old._write_tables(old.tables, particles, files, bad)
-            old._take_note_of(files)
-            return old
-        check(foreign_problems(folder, [os.path.basename(job.tables), *(stack.name for stack in job.stacks)]))
-        if old is not None and not old.is_finished():
-            for stack in old.stacks:
-                stack.remove()
-        job._start(particles, files, bad)
-        if old is not None:
-            shutil.rmtree(old.tables, ignore_errors=True)
-        return job
-
     def look_at_inputs(self) -> None:
         """Take note of the image files as they are now: what was made of others in their places is made again."""
-        self._take_note_of({name: file_state(name) for name in self.file_names()})
+        self.take_note_of({name: file_state(name) for name in self.file_names()})
 
-    def _take_note_of(self, files: Mapping[str, FileState | None]) -> None:
+    def take_note_of(self, files: Mapping[str, FileState | None]) -> None:
+        """Forget output stacks made from other image files than these, and note what these are."""
         for stack in self.stacks:
             record = stack.record()
             if record and any(difference(state, files.get(path)) for path, state in record.inputs.items()):
                 stack.forget()
         if files != self.files():
-            write_files(self._table(FILES_NAME), files)
-
-    def _start(self, particles: Particles, files: Mapping[str, FileState | None], bad: Sequence[BadParticle]) -> None:
-        """Put the tables in place, then, at one stroke, the description that makes them the job."""
-        new_tables = part_name(self.tables)
-        self._write_tables(new_tables, particles, files, bad)
-        for name in tables_of_nobody(self.folder):
-            if os.path.join(self.folder, name) != new_tables:
-                shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
-        shutil.rmtree(self.tables, ignore_errors=True)  # of a program that was killed just before the next line but one
-        os.rename(new_tables, self.tables)
-        self._describe()
-
-    @staticmethod
-    def _write_tables(
-        folder: str, particles: Particles, files: Mapping[str, FileState | None], bad: Sequence[BadParticle]
-    ) -> None:
-        os.makedirs(folder, exist_ok=True)
-        write_array(os.path.join(folder, PARTICLES_NAME), particles.rows)
-        write_array(os.path.join(folder, IMAGES_NAME), particles.images)
-        write_files(os.path.join(folder, FILES_NAME), files)
-        write_bad(os.path.join(folder, BAD_BEFORE_NAME), bad)
+            write_files(self.table(FILES_NAME), files)
 
     def check_tables(self) -> None:
         """Raise DataError if the tables are not those that it was written with."""
-        if not self._has_its_tables():
+        if not self.has_its_tables():
             raise DataError(
                 f"{self.tables}: its tables are not those that the job was written with, expected the same; continue "
                 "the run: they are written again"
             )
 
-    def _has_its_tables(self) -> bool:
+    def has_its_tables(self) -> bool:
         """Whether the tables are those that it was written with: they are read through."""
         try:
-            rows = read_in_pieces(self._table(PARTICLES_NAME), ROW, self.particle_count)
-            images = read_in_pieces(self._table(IMAGES_NAME), WANTED, self.image_count)
+            rows = read_in_pieces(self.table(PARTICLES_NAME), ROW, self.particle_count)
+            images = read_in_pieces(self.table(IMAGES_NAME), WANTED, self.image_count)
             found = tables_checksum(rows, images, self.file_names(), self.bad_before())
         except (DataError, OSError, TypeError):
             return False
         return found == self.tables_checksum
 
-    def _describe(self) -> None:
+    def describe(self) -> None:
+        """Write the description, which makes it the job of its folder."""
         description = {
             "plan": self.plan.to_dict(),
             "particles": self.particle_count,
@@ -224,8 +132,8 @@ class Job:
     def read(cls, path: str) -> Job:
         """The job that a file ``job.json`` describes; DataError or PlanError if it is none."""
         job = cls._described(path)
-        read_array(job._table(PARTICLES_NAME), ROW, job.particle_count, 0)
-        read_array(job._table(IMAGES_NAME), WANTED, job.image_count, 0)
+        read_array(job.table(PARTICLES_NAME), ROW, job.particle_count, 0)
+        read_array(job.table(IMAGES_NAME), WANTED, job.image_count, 0)
         job.check_tables()
         return job
 
@@ -252,7 +160,7 @@ class Job:
         return job
 
     @classmethod
-    def _in(cls, folder: str) -> Job | None:
+    def in_folder(cls, folder: str) -> Job | None:
         """The job in a folder, if there is one; PlanError if its description is that of something else."""
         path = cls.path_in(folder)
         try:
@@ -260,18 +168,6 @@ class Job:
         except DataError as error:
             problem = f"{path}: it is not a job of this version of the program, expected such a job or none"
             raise PlanError([f"{problem}; restart the run, or give another folder."]) from error
-
-    @classmethod
-    def remove(cls, folder: str) -> None:
-        """Remove the job in a folder, with its tables and stacks and those of earlier ones, and nothing else."""
-        with alone_in(folder):
-            job = cls._in(folder)
-            if job is not None:
-                job.remove_earlier_stacks()
-                for stack in job.stacks:
-                    stack.remove()
-                shutil.rmtree(job.tables, ignore_errors=True)
-                remove_files(os.path.join(folder, BAD_PARTICLES_NAME), job.path)
 
     # ---- where things are ------------------------------------------------------------------------------
 
@@ -290,7 +186,8 @@ class Job:
         """The folder of its tables."""
         return os.path.join(self.folder, "tables" + (f"_{self.generation}" if self.generation > 1 else ""))
 
-    def _table(self, name: str) -> str:
+    def table(self, name: str) -> str:
+        """The file of one of its tables."""
         return os.path.join(self.tables, name)
 
     @functools.cached_property
@@ -327,7 +224,7 @@ class Job:
             for stack_number in range(1, count + 1):
                 remove_files(os.path.join(self.folder, stack_name(stack_number, generation)))
         if self.earlier:
-            dataclasses.replace(self, earlier=())._describe()
+            dataclasses.replace(self, earlier=()).describe()
 
     def remove_abandoned(self, stacks: Iterable[OutputStack]) -> None:
         """Remove unfinished files of these output stacks that no process is writing."""
@@ -338,7 +235,7 @@ class Job:
 
     def note_path(self, part: int, parts: int) -> str:
         """Where the process that makes so great a part of it notes how far it is."""
-        return self._table(f"{PROGRESS}{part}_of_{parts}.json")
+        return self.table(f"{PROGRESS}{part}_of_{parts}.json")
 
     def progress(self) -> Progress:
         """How far it is, by what the processes that make it now note, and by the output stacks of the other parts."""
@@ -356,7 +253,7 @@ class Job:
 
     def files(self) -> dict[str, FileState | None]:
         """The image files, by the numbers of WANTED, and what each was when the job was written."""
-        found = read_files(self._table(FILES_NAME), len(FileState._fields))
+        found = read_files(self.table(FILES_NAME), len(FileState._fields))
         return {name: None if state is None else FileState(*state) for name, state in found.items()}
 
     def file_names(self) -> list[str]:
@@ -365,15 +262,15 @@ class Job:
 
     def rows(self) -> NDArray[np.void]:
         """All particles (ROW), in their order."""
-        return read_array(self._table(PARTICLES_NAME), ROW, count=self.particle_count)
+        return read_array(self.table(PARTICLES_NAME), ROW, count=self.particle_count)
 
     def wanted(self) -> NDArray[np.void]:
         """All images (WANTED), in their order."""
-        return read_array(self._table(IMAGES_NAME), WANTED, count=self.image_count)
+        return read_array(self.table(IMAGES_NAME), WANTED, count=self.image_count)
 
     def bad_before(self) -> list[BadParticle]:
         """Particles that could not be used before any image was looked at."""
-        return [BadParticle(*each) for each in read_bad(self._table(BAD_BEFORE_NAME), len(BadParticle._fields))]
+        return [BadParticle(*each) for each in read_bad(self.table(BAD_BEFORE_NAME), len(BadParticle._fields))]
 
     def bad_particles(self, stacks: Iterable[OutputStack]) -> list[BadParticle]:
         """Particles that cannot be used: those found before any image, and those of output stacks, by their places."""

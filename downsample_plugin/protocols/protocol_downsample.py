@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ..core import checks
 from ..core.plan import DownsamplePlan, Recenter
-from ..engine.job import BAD_PARTICLES_NAME, Job
+from ..engine.job import BAD_PARTICLES_NAME
 from ..engine.job_checks import job_problems, stack_count, stack_problems
+from ..engine.job_writing import write_job
 from ..engine.progress import Progress
 from ..engine.tables import BadParticle
 from ..errors import DownsampleError
@@ -77,7 +78,7 @@ class ProtDownsampleParticles(PluginProtocol):
         with toldToTheUser():
             plan = self.plan()
             bad: list[BadParticle] = []
-            Job.write(self._getExtraPath(), plan, self._blocks(plan, bad), self.particlesPerStack.get(), bad)
+            write_job(self._getExtraPath(), plan, self._blocks(plan, bad), self.particlesPerStack.get(), bad)
 
     def _blocks(self, plan, bad):
         """The particles for a job, block after block; those that cannot be used go to the list `bad`."""

@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from ..engine.job import Job
+from ..engine.job_writing import write_job
 from ..engine.tables import ParticleBlock
 from .alignments import MATRIX
 from .set_columns import tableOf
@@ -208,7 +209,7 @@ class Batches:
         self._number += 1
         folder = os.path.join(self._folder, f"batch_{self._number:06d}")
         os.makedirs(folder, exist_ok=True)  # it may be there without a job, of a run that was killed just then
-        self.jobs.append(Job.write(folder, plan, [block], particlesPerStack, bad))
+        self.jobs.append(write_job(folder, plan, [block], particlesPerStack, bad))
         return self.jobs[-1]
 
     def count(self, job):
