@@ -93,6 +93,12 @@ def test_the_pixel_size_of_the_header(here, capsys):
         "--apix: the header of none.mrcs says 0 Å/px, expected more than 0; give the pixel size"
         in capsys.readouterr().err
     )
+    with mrcfile.open("none.mrcs", "r+") as stack:
+        stack.header.cella.x = np.nan
+    command("none.mrcs", "-o", "none", "--box", "16", code=command_line.EXIT_USAGE)
+    assert "--apix: the header of none.mrcs says nan Å/px, expected more than 0" in capsys.readouterr().err
+    command("none.mrcs", "-o", "none", "--box", "16", "--apix", "0", code=command_line.EXIT_USAGE)
+    assert "the header" not in capsys.readouterr().err
 
 
 def test_a_stack_comes_with_a_star_file(here, capsys):

@@ -200,7 +200,7 @@ def test_bad_maps(here, capsys):
 def test_bad_requests(here, capsys):
     write_map("map.mrc")
     write_map("none.mrc", apix=0)
-    assert "--apix: the header of none.mrc says 0 Å/px, expected more than 0; give it." in refused(
+    assert "--apix: the header of none.mrc says 0 Å/px, expected more than 0; give the pixel size." in refused(
         capsys, "none.mrc", "-o", "out", "--box", 16
     )
     command("none.mrc", "-o", "given", "--box", 16, "--apix", 1.5)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import sys
 from typing import Callable
@@ -36,3 +37,9 @@ def exit_code_of(work: Callable[[], object], stopped: str) -> int:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USAGE if isinstance(error, PlanError) else EXIT_DATA
     return 0
+
+
+def check_header_pixel_size(option: str, path: str, apix: float, advice: str) -> None:
+    """Raise PlanError if the pixel size (Å/px) that the header of a file gives is none."""
+    if not (math.isfinite(apix) and apix > 0):
+        raise PlanError([f"{option}: the header of {path} says {apix:g} Å/px, expected more than 0; {advice}."])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from ..files.image_readers import open_stack
 from ..files.maps import MapFile, downsample_map
 from ..files.relion_star import RelionStar
 from ..files.whole_files import remove_abandoned
-from .command_line import EXIT_CODES, exit_code_of
+from .command_line import EXIT_CODES, check_header_pixel_size, exit_code_of
 
 DESCRIPTION = """\
 Bring maps and masks to the box and pixel size of downsampled particles, about the same
@@ -103,7 +102,7 @@ def _plan(path: str, options: argparse.Namespace, like: Like | None) -> tuple[Vo
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if options.apix is None:
-        _check_header("--apix", path, apix, "give it")
+        check_header_pixel_size("--apix", path, apix, "give the pixel size")
     plan = VolumePlan(
         box,
         apix,
@@ -129,7 +128,7 @@ def _like(path: str) -> Like:
             box, apix = stack.square_box(), stack.apix
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    _check_header("--like", path, apix, "give a STAR file or map that has it")
+    check_header_pixel_size("--like", path, apix, "give a STAR file or map that has it")
     return Like(box, apix)
 
 
@@ -142,11 +141,6 @@ def _like_star(path: str) -> Like:
         words = ", ".join(f"{like.box} px at {like.apix:.5g} Å/px" for like in found)
         raise PlanError([f"--like: {path} has particles of several sizes ({words}), expected one; give one of them."])
     return found[0]
-
-
-def _check_header(option: str, path: str, apix: float, advice: str) -> None:
-    if not (math.isfinite(apix) and apix > 0):
-        raise PlanError([f"{option}: the header of {path} says {apix:g} Å/px, expected more than 0; {advice}."])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -180,7 +180,8 @@ class _Index:
         if not is_shared.any():
             return
         firsts = np.zeros(len(self._rising), dtype=bool)
-        firsts[np.concatenate(used)[np.concatenate(used) != MISSING]] = True
+        for places in used:
+            firsts[places[places != MISSING]] = True
         first = np.where(is_shared, 0, np.arange(len(self._rising)))
         first = self._order[np.maximum.accumulate(first)]  # of the rows of the same image, in the order of the keys
         wanted = is_shared & firsts[first]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from ..engine.job import Job
 from ..engine.pool import WorkerPool
 from ..engine.tables import ParticleBlock
 from ..engine.worker import be_a_child
-from ..errors import DataError, InputError, PlanError, worker_died
+from ..errors import DataError, InputError, worker_died
 from ..files import relion_labels as labels
 from ..files.fingerprints import check_unchanged
 from ..files.image_readers import open_stack
@@ -28,6 +27,7 @@ from ..files.relion_output import NewStar, Outcome, RowWriter
 from ..files.relion_star import RelionStar
 from ..files.star import Block
 from ..files.star_rows import text_of
+from .command_line import check_header_pixel_size
 
 Plans = Mapping[ImageGroup, DownsamplePlan]
 STACK_STAR = """\
@@ -76,11 +76,9 @@ class StackSource:
             raise InputError(f"{path}: {error}") from error
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        apix = header_apix if apix is None else apix
-        if not (math.isfinite(apix) and apix > 0) and apix == header_apix:
-            raise PlanError(
-                [f"--apix: the header of {path} says {apix:g} Å/px, expected more than 0; give the pixel size."]
-            )
+        if apix is None:
+            apix = header_apix
+            check_header_pixel_size("--apix", path, apix, "give the pixel size")
         self.groups = [ImageGroup("", box, apix, None)]
 
     def __enter__(self) -> StackSource:
