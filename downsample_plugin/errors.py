@@ -11,6 +11,7 @@ from collections.abc import Sequence
 OF_THE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, None}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 FILES_NEEDED = 256
+NAMED_IN_A_MESSAGE = 5  # particles, images or stacks, before "…"
 
 
 class DownsampleError(Exception):

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.tables import INDEX_BITS
-from ..errors import DataError, PlanError
+from ..errors import NAMED_IN_A_MESSAGE, DataError, PlanError
 from ..files import relion_labels as labels
 from ..files.relion_star import LONGEST_INDEX, RelionStar
 from ..files.star import BYTES_AT_ONCE, Block, read_again, read_blocks
 from ..files.star_rows import Rows, find_rows
 from ..files.whole_files import whole_binary_file
 
-NAMED_IN_A_MESSAGE = 5
 MISSING = -1  # instead of a place
 ORIGINS = tuple(zip(labels.ORIGINS_ANGSTROM, labels.ORIGINS_PIXELS))  # the same origin or prior in Å and in px
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from ..core.names import FORM, Names
 from ..core.plan import DownsamplePlan
-from ..errors import DataError, PlanError
+from ..errors import NAMED_IN_A_MESSAGE, DataError, PlanError
 from ..files.fingerprints import FileState, check_unchanged, difference, file_state
 from ..files.whole_files import alone_in, remove_abandoned
 from ..words import counted
@@ -58,7 +58,6 @@ from .tables import (
     write_files,
 )
 
-NAMED_IN_A_MESSAGE = 5  # stacks that are missing, or particles that are bad
 BAD_PARTICLES_NAME = "bad_particles.star"
 FILES_NAME, BAD_BEFORE_NAME = "files.json", "bad_before.json"
 PROGRESS = "progress_"  # with it begin the names of the notes of how far the work is
