@@ -22,6 +22,7 @@ from downsample_plugin.command.command_line import EXIT_DATA, EXIT_USAGE
 from downsample_plugin.core import DownsamplePlan, downsample_images
 from downsample_plugin.engine import pieces, worker
 from downsample_plugin.engine.job import Job
+from downsample_plugin.engine.output_stack import OutputStack
 from downsample_plugin.errors import InputError
 from downsample_plugin.files import fingerprints, mrc_reader, relion_output, stack_reader, stack_writer
 from downsample_plugin.files.maps import MapFile
@@ -428,6 +429,31 @@ def test_another_run_begins_over_this_one(particles, monkeypatch, capsys):
         run(code=EXIT_DATA)
     assert "out/job.json: another run was started in this folder" in capsys.readouterr().err
     assert made("out") == made("undisturbed")
+
+
+@pytest.mark.parametrize("method, call", [("may_stay", 2), ("wanted", 0)])
+def test_the_same_run_ends_while_this_one_begins(particles, monkeypatch, capsys, method, call):
+    """What it has made stays as it is, with its list of corrupt particles: it may be telling of it just now."""
+    images = noise(0)
+    images[3, 1, 1] = np.nan
+    write_stack("a.mrcs", images)
+    options = [*OPTIONS, "--skip-corrupt"]
+    of_the_other = {}
+
+    def inodes():
+        return {path: path.stat().st_ino for path in Path("out").rglob("*_00*")}
+
+    def whole_run(*_):
+        command = [sys.executable, "-m", "downsample_plugin", "out/job.json", "--skip-corrupt"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        of_the_other.update(inodes())
+
+    with monkeypatch.context() as patch:
+        before(patch, OutputStack, method, whole_run, call)
+        run("out", *options)
+    assert "Left out: 1 corrupt particle" in capsys.readouterr().out
+    assert len(of_the_other) == 3 * COUNT // PER_STACK + 1
+    assert inodes() == of_the_other
 
 
 def test_another_run_begins_when_this_one_writes_its_star_file(particles, monkeypatch, capsys):

@@ -218,9 +218,13 @@ class OutputStack:
     # ---- while it is made ----------------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Remove it if it was finished once. One without a record may be about to get it."""
+        """Remove it if it was finished once, and what earlier attempts at it have to say.
+
+        One without a record may be about to get it.
+        """
         if os.path.exists(self.record_path):
             remove_files(self.record_path, self.made_path, self.path)
+        remove_files(self.bad_path, self.error_path)
 
     def remove(self) -> None:
         """Remove it, whatever there is of it."""
@@ -233,10 +237,6 @@ class OutputStack:
         with alone_in(self.folder or "."):
             check_described(self.folder, self.fingerprint, self.generation)
             yield
-
-    def tidy(self) -> None:
-        """Remove what earlier attempts at it have to say."""
-        remove_files(self.bad_path, self.error_path)
 
     def writer(self) -> StackWriter:
         """What writes it."""

@@ -71,11 +71,17 @@ class StackUnderWay(StackInPieces):
         """The unfinished file, which workers write into."""
         return self._part_path
 
-    def begin(self) -> None:
-        """Make the unfinished stack, in the place of what is left of earlier attempts."""
+    def begin(self) -> bool:
+        """Make the unfinished stack, in the place of what is left of earlier attempts, unless it need not be made.
+
+        Another program on the same job may have made it just now: what it has said to be done, nobody takes away.
+        """
         with self.stack.alone():
-            self.stack.tidy()
+            if self.stack.may_stay(self._skip_corrupt):
+                return False
+            self.stack.forget()
             self._writer.create()
+            return True
 
     def take(self, number: int, piece_done: PieceDone) -> int:
         """Take a piece that has come back, and return its number of images; 0 if another process has made it too."""

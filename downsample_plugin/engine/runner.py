@@ -76,8 +76,6 @@ def run_job(
     advance(sum(stack.size for stack in stacks) - sum(stack.size for stack in todo))
     if not todo:
         return
-    for stack in todo:
-        stack.forget()
     _check_room(job, todo)
     making = _Making(job, todo, workers, skip_corrupt, advance, crew or Crew())
     with Hands[StackUnderWay](job.plan, workers) as hands:
@@ -160,13 +158,13 @@ class _Making:
             and sum(len(work.free) for work in self._under_way) < self._enough
         ):
             stack = self._waiting.popleft()
-            if stack.may_stay(self._skip_corrupt):  # another program has made it in the meantime
-                self._advance(stack.size)
-                continue
             work = StackUnderWay(stack, self._inputs, self._per_piece, self._skip_corrupt)
             self._under_way.append(work)
-            work.begin()
-            self._crew.begin(work, self._job, self._per_piece)
+            if work.begin():
+                self._crew.begin(work, self._job, self._per_piece)
+            else:
+                self._under_way.remove(work)
+                self._advance(stack.size)
 
     def _took(self, work: StackUnderWay, number: int, done: PieceDone) -> None:
         """A piece has come back; a stack that is through with the last is finished."""
