@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Launches of several processes of the command, slowed down (rank.py): by mpirun, by srun, or by hand."""
 
+import contextlib
 import os
 import re
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 
+from .waiting import LONGEST, wait_for
+
 RANK = [sys.executable, str(Path(__file__).with_name("rank.py"))]
-LONGEST = 60  # s that any launch may take
 
 
 def command(*arguments, pause=0.02, patience=2 * LONGEST, jobs=1):
@@ -73,18 +74,17 @@ LAUNCHERS = {"by hand": by_hand, "mpirun": by_mpirun, "srun": by_srun}
 
 def rank(number):
     """The process of that rank of a launch in the current folder, once it is there."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def found():
         for process in psutil.process_iter():
-            try:
+            with contextlib.suppress(psutil.Error, OSError):
                 environ = process.environ()
-                found = environ.get("OMPI_COMM_WORLD_RANK", environ.get("SLURM_PROCID"))
-                if found == str(number) and _is_rank(process) and not _is_rank(process.parent()):
+                its_number = environ.get("OMPI_COMM_WORLD_RANK", environ.get("SLURM_PROCID"))
+                if its_number == str(number) and _is_rank(process) and not _is_rank(process.parent()):
                     return process
-            except (psutil.Error, OSError):
-                continue
-        time.sleep(0.01)
-    raise AssertionError(f"no process of rank {number}")
+        return None
+
+    return wait_for(found, f"a process of rank {number}")
 
 
 def _is_rank(process):

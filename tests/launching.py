@@ -10,12 +10,13 @@ import contextlib
 import gc
 import os
 import sys
-import time
 import traceback
 
 import psutil
 
 from downsample_plugin.engine.worker import end_with
+
+from .waiting import assert_all_end, wait_for
 
 
 def use_forks():
@@ -106,16 +107,7 @@ def kill(processes):
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=10)
-
-
-def wait_for(condition, what, patience=60):
-    """Wait until the condition holds, and return what it gives then."""
-    end = time.monotonic() + patience
-    while not (found := condition()):
-        assert time.monotonic() < end, f"{what} did not come"
-        time.sleep(0.02)
-    return found
+    assert_all_end(processes)
 
 
 def update(project, protocol):

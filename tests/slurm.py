@@ -6,7 +6,8 @@ import os
 import pwd
 import socket
 import subprocess
-import time
+
+from .waiting import wait_for
 
 CONFIGURATION = """
 ClusterName=test
@@ -59,10 +60,10 @@ def running_slurm(folder):
     os.environ["SLURM_CONF"] = str(configuration)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_daemon(munged, folder / "munged.out"))
-        _wait_for(lambda: (folder / "munge.socket").exists())
+        wait_for((folder / "munge.socket").exists, "munged")
         stack.enter_context(_daemon(["slurmctld", "-D"], folder / "slurmctld.out"))
         stack.enter_context(_daemon(["slurmd", "-D"], folder / "slurmd.out"))
-        _wait_for(lambda: "idle" in _output("sinfo", "-h", "-o", "%T"))
+        wait_for(lambda: "idle" in _output("sinfo", "-h", "-o", "%T"), "SLURM, see the logs in its folder,")
         yield
     del os.environ["SLURM_CONF"]
 
@@ -86,13 +87,6 @@ def _daemon(command, log):
 
 def _output(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
-
-
-def _wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "SLURM does not come up; see the logs in its folder"
-        time.sleep(0.1)
 
 
 def _free_port():

@@ -8,15 +8,15 @@ import sqlite3
 import time
 
 import numpy as np
-import psutil
 import pytest
 from emtable import Table
 
 from downsample_plugin import headless
 from downsample_plugin.core import DownsamplePlan, downsample_images
 
-from .launching import go_on, kill, processes_of, started_by_scipion, wait_for, wait_for_end
+from .launching import go_on, kill, processes_of, started_by_scipion, wait_for_end
 from .scipion_sets import downsample, image_of, items_of, new_downsample, pairs, particle, particle_set, write_stack
+from .waiting import assert_all_end, wait_for
 
 APIX, BOX, COUNT = 1.5, 128, 3000
 SETTINGS = {"fourierCropSize": 64, "doNormalize": True, "particlesPerStack": 450, "numberOfThreads": 2}
@@ -87,11 +87,8 @@ def test_stopped_from_scipion(project, many, undisturbed):
     protocol = new_downsample(project, many, **SETTINGS)
     with started_by_scipion():
         processes = launched(project, protocol)
-    start = time.monotonic()
     project.stopProtocol(protocol)
-    _, alive = psutil.wait_procs(processes, timeout=5)
-    assert not alive
-    assert time.monotonic() - start < 5
+    assert_all_end(processes)
     continued(project, protocol)
     assert stacks_of(protocol) == undisturbed
 

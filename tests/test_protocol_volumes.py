@@ -16,9 +16,10 @@ from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.simulate import particle_phantom
 
-from .launching import go_on, kill, processes_of, wait_for
+from .launching import go_on, kill, processes_of
 from .scipion_sets import connect, downsample, particle, particle_set, register, write_stack
 from .test_protocol_form import DEFAULTS, PARAMETERS
+from .waiting import wait_for
 
 BOX, APIX = 48, 1.5
 SIZES = ("cropSize", "targetPixelSize", "fourierCropSize")
