@@ -4,7 +4,6 @@
 import importlib
 import os
 import sys
-import threading
 
 
 def main() -> int:
@@ -34,11 +33,6 @@ def _run(module: str) -> int:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         code: int = program.main()
-        # Of a run that was stopped, threads still end worker processes. Python wakes those threads when it ends itself,
-        # and complains if they close what it wakes them by.
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
         return code
     except KeyboardInterrupt:
         return 130

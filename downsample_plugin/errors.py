@@ -70,9 +70,9 @@ def worker_died() -> DataError:
 
 
 def no_more_processes(error: Exception) -> DataError:
-    """That the system starts no more processes, or threads, which count as such."""
+    """That the system starts no more processes."""
     return DataError(
-        f"No more processes or threads can be started ({getattr(error, 'strerror', None) or error}), expected one for "
+        f"No more processes can be started ({getattr(error, 'strerror', None) or error}), expected one for "
         "each worker and some more; use fewer threads, or raise that limit (ulimit -u), then continue the run"
     )
 

@@ -573,17 +573,16 @@ def test_ctrl_c_while_modules_are_loaded(here):
 
 
 REFUSE = """
-import os, sys, threading
+import os, socket, sys
 what, number = sys.argv[1], int(sys.argv[2])
-where, name = (threading, "_start_new_thread") if what == "thread" else (os, what)
-real, parent, calls = getattr(where, name), os.getpid(), []
+where = socket if what == "socketpair" else os
+real, parent, calls = getattr(where, what), os.getpid(), []
 def refuse(*arguments):
     calls.append(os.getpid() == parent)
     if sum(calls) == number and calls[-1]:
-        raise {"thread": RuntimeError("can't start new thread"), "fork": BlockingIOError(11, "busy")}.get(
-            what, OSError(24, "Too many open files"))
+        raise BlockingIOError(11, "busy") if what == "fork" else OSError(24, "Too many open files")
     return real(*arguments)
-setattr(where, name, refuse)
+setattr(where, what, refuse)
 sys.argv[1:3] = []
 from downsample_plugin.__main__ import main
 sys.exit(main())
@@ -593,16 +592,13 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "what, number, words",
     [
-        ("thread", 1, "No more processes or threads can be started (can't start new thread)"),
-        ("thread", 2, "No more processes or threads can be started (can't start new thread)"),
-        ("thread", 3, "No more processes or threads can be started (can't start new thread)"),
-        ("thread", 4, "No more processes or threads can be started (can't start new thread)"),
-        ("fork", 1, "No more processes or threads can be started (busy)"),
-        ("fork", 2, "No more processes or threads can be started (busy)"),
-        ("pipe", 6, "files open at once"),
+        ("fork", 1, "No more processes can be started (busy)"),
+        ("fork", 2, "No more processes can be started (busy)"),
+        *(("pipe", number, "files open at once") for number in (1, 4, 6)),
+        *(("socketpair", number, "files open at once") for number in (1, 2)),
     ],
 )
-def test_processes_threads_and_pipes_that_are_refused(particles, what, number, words):
+def test_processes_and_pipes_that_are_refused(particles, what, number, words):
     """The run says so and ends, with all its workers."""
     command = [sys.executable, "-c", REFUSE, what, str(number), "in.star", "-o", "out", *OPTIONS]
     ended = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, timeout=30)

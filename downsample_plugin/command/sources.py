@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 
 import numpy as np
@@ -18,7 +17,7 @@ from ..engine.job import Job
 from ..engine.pool import WorkerPool
 from ..engine.tables import ParticleBlock
 from ..engine.worker import be_a_child
-from ..errors import DataError, InputError, worker_died
+from ..errors import DataError, InputError
 from ..files import relion_labels as labels
 from ..files.fingerprints import check_unchanged
 from ..files.image_readers import open_stack
@@ -173,18 +172,15 @@ class StarSource:
         outcomes = _Outcomes(jobs, sum(block.rows for block in self._star.blocks))
         under_way: deque[bytes | Future[bytes]] = deque()
         with WorkerPool(workers, be_a_child, os.getpid()) as pool:  # they have the STAR file open
-            try:
-                for piece in new.pieces():
-                    if isinstance(piece, Block):
-                        under_way.append(pool.submit(RowWriter.new_rows, new.rows, piece, outcomes.of(piece)))
-                    else:
-                        under_way.append(piece)
-                    while len(under_way) > 2 * workers:
-                        yield _finished(pool, under_way.popleft())
-                while under_way:
+            for piece in new.pieces():
+                if isinstance(piece, Block):
+                    under_way.append(pool.submit(RowWriter.new_rows, new.rows, piece, outcomes.of(piece)))
+                else:
+                    under_way.append(piece)
+                while len(under_way) > 2 * workers:
                     yield _finished(pool, under_way.popleft())
-            except BrokenProcessPool as error:
-                raise worker_died() from error
+            while under_way:
+                yield _finished(pool, under_way.popleft())
         self.check_unchanged()  # text beside the rows, too, is that of the file as it was
 
 

@@ -63,7 +63,7 @@ class Hands(Generic[Work]):
         return [(*self._in_hand.pop(future), future.result()) for future in through]
 
     def drop(self) -> None:
-        """Let them begin nothing more. Signals wait: a second Ctrl-C must not hit the end of the pool."""
+        """End them, whatever they are doing. Signals wait: a second Ctrl-C must not hit what is done about it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self._pool.drop()
 

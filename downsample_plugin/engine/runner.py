@@ -13,11 +13,10 @@ import errno
 import shutil
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Callable, NoReturn
 
 from ..core.plan import DownsamplePlan
-from ..errors import TOO_MANY_FILES, DataError, no_more_processes, too_many_files, worker_died
+from ..errors import TOO_MANY_FILES, DataError, no_more_processes, too_many_files
 from .hands import Hands
 from .job import Job
 from .output_stack import OutputStack
@@ -187,8 +186,6 @@ class _Making:
 
 def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> BaseException:
     """What stops a run that makes these stacks as a sentence for the user, where it is one of what may happen."""
-    if isinstance(error, BrokenProcessPool):
-        return worker_died()
     if isinstance(error, MemoryError):
         return DataError(
             "The machine ran out of memory, expected a few tens of MB for each worker process; use fewer threads or "
