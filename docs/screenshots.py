@@ -81,10 +81,10 @@ def box_texts(window):
 
 
 def dialog_of(root):
-    """The dialog that is open over a window, at any depth."""
+    """The dialog that is open over a window, at any depth, or None."""
     from pyworkflow.gui.dialog import Dialog
 
-    return [widget for widget in widgets(root) if isinstance(widget, Dialog)][-1]
+    return ([None] + [widget for widget in widgets(root) if isinstance(widget, Dialog)])[-1]
 
 
 def press(window, label):
@@ -163,41 +163,40 @@ def connect(protocol, **inputs):
         getattr(protocol, name).setExtended(output)
 
 
-def photograph_form(camera, master, name, protocol, wizards):
-    """Open a form, take a picture of each of its tabs, press its wizards."""
+def photograph_form(camera, master, name, protocol, wizards, of=""):
+    """Open a form, take a picture of each of its tabs, press its wizards, whose pictures are named with `of`."""
     from pyworkflow.gui.form import FormWindow
 
     form = FormWindow(protocol.getClassName(), protocol, lambda *_: None, master)
     form.adjustSize()
 
-    def look():
+    def look(_):
         (tabs,) = [w for w in widgets(form.root) if isinstance(w, ttk.Notebook)] or [None]
         for number, tab in enumerate(tabs.tabs() if tabs else [None]):
             if tabs:
                 tabs.select(tab)
             camera.take(f"form_{name}" + (f"_{number + 1}" if number else ""), form.root)
         for parameter, act in wizards.items():
-            photograph_wizard(camera, form, parameter, act)
+            photograph_wizard(camera, form, parameter, act, f"wizard_{of}{parameter}")
         form.root.quit()
 
-    form.root.after(SETTLE_MS, guarded(look))
+    when_shown(form.root, lambda: form.root, look)
     form.show(center=True)
     form.root.destroy()
 
 
-def photograph_wizard(camera, form, parameter, act):
+def photograph_wizard(camera, form, parameter, act, name):
     """Press the wizard of a parameter, act in its window, take its picture, accept it."""
 
-    def look():
-        dialog = dialog_of(form.root)
+    def look(dialog):
         act(dialog)
-        camera.take(f"wizard_{parameter}", dialog)
+        camera.take(name, dialog)
         press(dialog, "Select" if hasattr(dialog, "table") else "OK")
 
-    form.root.after(SETTLE_MS, guarded(look))
+    when_shown(form.root, lambda: dialog_of(form.root), look)
     form.wizards[parameter]().show(form)
-    camera.notes[f"wizard_{parameter}"]["form"] = {
-        name: str(getattr(form.protocol, name).get()) for name in form.wizards if hasattr(form.protocol, name)
+    camera.notes[name]["form"] = {
+        each: str(getattr(form.protocol, each).get()) for each in form.wizards if hasattr(form.protocol, each)
     }
 
 
@@ -216,8 +215,10 @@ def photograph_viewer(camera, master, name, protocol, entries):
 
     viewer = viewer_of(protocol, master)
 
-    def look():
-        *_, form = [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()]
+    def opened():
+        return ([None] + [w for w in widgets(master.root) if isinstance(w, tk.Toplevel) and "Viewer" in w.title()])[-1]
+
+    def look(form):
         camera.take(name, form)
         for entry, act in entries.items():
             (view,) = viewer._getVisualizeDict()[entry](entry)
@@ -225,26 +226,25 @@ def photograph_viewer(camera, master, name, protocol, entries):
                 act(view.getFigure())
             view.show(block=False)
             window = pyplot.get_current_fig_manager().window
-            master.root.after(SETTLE_MS, guarded(lambda e=entry, w=window: (camera.take(f"{name}_{e}", w), w.quit())))
+            when_shown(window, lambda w=window: w, lambda w, e=entry: (camera.take(f"{name}_{e}", w), w.quit()))
             window.mainloop()
             pyplot.close()
         form.quit()
         form.destroy()
 
-    master.root.after(SETTLE_MS, guarded(look))
+    when_shown(master.root, opened, look)
     viewer.visualize(protocol, windows=master)
 
 
 def photograph_problem(camera, master, protocol):
     """What "Analyze results" shows of a run that has failed."""
 
-    def look():
-        dialog = dialog_of(master.root)
+    def look(dialog):
         camera.take("failed", dialog)
         camera.notes["failed"]["message"] = dialog.text.get("1.0", "end")
         press(dialog, "Close")
 
-    master.root.after(SETTLE_MS, guarded(look))
+    when_shown(master.root, lambda: dialog_of(master.root), look)
     viewer_of(protocol, master).visualize(protocol, windows=master)
 
 
@@ -254,7 +254,7 @@ def photograph_project(camera, master, selected):
 
     view = master.getViewWidget()
 
-    def look():
+    def look(_):
         camera.take("project", master.root)
         camera.notes["project"]["boxes"] = [*box_texts(master.root)]
         search = SearchProtocolWindow(master)
@@ -277,8 +277,21 @@ def photograph_project(camera, master, selected):
     view._selection.clear()
     view._selection.append(selected.getObjId())
     view._updateSelection()
-    master.root.after(2 * SETTLE_MS, guarded(look))
+    when_shown(master.root, lambda: master.root, look)
     master.root.mainloop()
+
+
+def when_shown(root, find, act):
+    """Act on a window, which `find` gives, or None, when it is on the screen and had time to draw itself."""
+
+    def look():
+        window = find()
+        if window is not None and window.winfo_viewable():
+            window.after(SETTLE_MS, guarded(lambda: act(window)))
+        else:
+            root.after(SETTLE_MS // 2, guarded(look))
+
+    root.after(SETTLE_MS // 2, guarded(look))
 
 
 def guarded(act):
@@ -309,8 +322,8 @@ def choose_box(dialog, box):
 
 
 def slide_to(dialog, value):
-    """Choose the second particle, and a value."""
-    dialog.particle.set(2)
+    """Choose the second particle, or section, and a value."""
+    dialog.chosen.set(2)
     dialog.slider.set(value)
     dialog.draw()
     dialog.canvas.draw()
@@ -382,7 +395,8 @@ def main(folder):
         spoil([17, 63, 80])
         photograph_problem(camera, master, failed(project, protocols["downsample"]))
         photograph_project(camera, master, done)
-        photograph_form(camera, master, "volumes", protocols["volumes"], {})
+        filters = {"lowpassResolution": lambda dialog: slide_to(dialog, 25.0)}
+        photograph_form(camera, master, "volumes", protocols["volumes"], filters, of="volumes_")
         views = dict.fromkeys(("showPicture", "showSections", "showSpectra"))
         photograph_viewer(camera, master, "volumes_viewer", small_map, views)
         side_by_side(camera.folder, "form_downsample_2", "wizard_targetPixelSize", "form_and_wizard")

@@ -14,6 +14,8 @@ from downsample_plugin.core import volume_checks
 from downsample_plugin.core.plan import FilterShape
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
+from downsample_plugin.errors import DataError
+from downsample_plugin.files.volumes import read_volume
 from downsample_plugin.simulate import particle_phantom
 
 from .launching import go_on, kill, processes_of
@@ -353,7 +355,8 @@ def test_scipion_finds_protocol_viewer_and_wizards(project, maps):
     viewers = [viewer.__name__ for viewer in Domain.findViewers(protocol, DESKTOP_TKINTER)]
     assert viewers[0] == "DownsampleVolumesViewer"
     wizards = Domain.findWizards(protocol, DESKTOP_TKINTER)
-    assert {"cropSize", "targetPixelSize", "fourierCropSize"} <= set(wizards)
+    boxes, filters = {"cropSize", "targetPixelSize", "fourierCropSize"}, {"lowpassResolution", "highpassResolution"}
+    assert boxes | filters <= set(wizards)
 
     def paths(menu, above=()):
         for child in menu.childs:
@@ -373,3 +376,38 @@ def test_what_the_wizards_offer(project, maps):
     plan = _boxPlanOf(new(project, source, cropSize=40), "fourier_crop_size")
     assert (plan.box_in, plan.apix_in, plan.box_crop) == (BOX, APIX, 40)
     assert fourier_crop_choices(plan).rows[0].value == 40
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_filter_wizard_shows_what_comes_out(project, maps, number):
+    from downsample_plugin.wizards import MapPreview
+
+    source = given(project, lambda folder: volume_in(folder, maps[:1]))
+    form = {"cropSize": 44, "fourierCropSize": 30, "filterOrder": 4}
+    made = read_volume(run(project, source, **form, lowpassResolution=20.0).outputVolume.getFileName())
+    preview = MapPreview(new(project, source, **form), lowpass_resolution=None)
+    shown = preview.image(number, lowpass_resolution=20.0)
+    assert shown == pytest.approx(made.take(15, axis=number), abs=1e-6 * made.std())
+
+
+def test_the_filter_wizard_shows_large_maps_coarsely(project, maps, monkeypatch):
+    """About the same origin, at the same scale."""
+    from downsample_plugin import wizards
+
+    source = given(project, lambda folder: volume_in(folder, maps[:1]))
+    protocol = new(project, source, cropSize=44, lowpassResolution=40.0)
+    fine = wizards.MapPreview(protocol).image(0)
+    monkeypatch.setattr(wizards, "LARGEST_MAP_SHOWN", 22)
+    preview = wizards.MapPreview(protocol)
+    assert preview.name(2) == "section across x (shown at 3 Å/px)"
+    coarse = preview.image(0)
+    assert coarse.shape == (22, 22)
+    assert coarse == pytest.approx(fine[::2, ::2], abs=0.02 * fine.std())
+
+
+def test_the_filter_wizard_without_a_volume(project, maps):
+    from downsample_plugin.protocols import ProtDownsampleVolumes
+    from downsample_plugin.wizards import MapPreview
+
+    with pytest.raises(DataError, match="Input volumes: none are given"):
+        MapPreview(project.newProtocol(ProtDownsampleVolumes))

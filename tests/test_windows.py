@@ -92,6 +92,13 @@ def test_filter_and_radius_wizards(windows):
     assert radius["form"]["backRadius"] == "20"
 
 
+def test_filter_wizard_of_volumes(windows):
+    note = windows[1]["wizard_volumes_lowpassResolution"]
+    assert "Section" in note["texts"]
+    assert "Nyquist limit of the output: 5.24 Å" in note["texts"]
+    assert note["form"]["lowpassResolution"] == "25.0"
+
+
 def test_center_picker(windows):
     """Clicks into two sections set all three coordinates; the first sets x and y, the second x again and z."""
     note = windows[1]["wizard_xCenter"]

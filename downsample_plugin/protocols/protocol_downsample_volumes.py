@@ -207,12 +207,16 @@ class ProtDownsampleVolumes(PluginProtocol):
                 return output.name
         return VolumeOutputs.outputVolume.name
 
+    def firstVolume(self):
+        """The input volume, or the first of several."""
+        source = self.inputVolumes.get()
+        return source.getFirstItem() if self._isSet() else source
+
     def plan(self):
         """The request of the form, for the input; DataError if a file of it cannot be read."""
         source, like = self.inputVolumes.get(), self.likeParticles.get()
-        first = source.getFirstItem() if self._isSet() else source
         return VolumePlan(
-            box_in=boxOf(first, "Input volumes"),
+            box_in=boxOf(self.firstVolume(), "Input volumes"),
             apix_in=source.getSamplingRate(),
             crop_size=self.cropSize.get(),
             target_pixel_size=self.targetPixelSize.get(),

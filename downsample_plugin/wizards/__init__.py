@@ -9,13 +9,18 @@ import dataclasses
 from pwem.wizards import EmWizard
 from pyworkflow.gui.dialog import showError
 
-from ..core import checks
+from ..core import checks, volume_checks
 from ..core.choices import crop_choices, fourier_crop_choices, pixel_size_choices
 from ..core.downsampler import downsample_images
+from ..core.geometry import origin
 from ..core.plan import DownsamplePlan, Recenter
+from ..core.resampling import downsample_volume
+from ..core.volume_plan import VolumePlan
 from ..errors import DataError, DownsampleError
 from ..files.image_readers import ImageReader
+from ..files.maps import MapFile
 from ..files.volumes import read_volume
+from ..pictures.particles import draw_image
 from ..protocols import ProtDownsampleParticles, ProtDownsampleVolumes, ProtShiftParticleCenter
 from ..protocols.protocol_shift_center import AXES, IN_ANGSTROMS
 from ..protocols.wanted import wantedParticles
@@ -23,6 +28,7 @@ from .dialogs import CenterDialog, ChoiceDialog, FilterDialog, RadiusDialog
 
 COARSEST_LOWPASS, COARSEST_HIGHPASS = 60.0, 1000.0  # Å, where the sliders end
 OFFERED = 1000  # particles to choose from, of the first ones
+LARGEST_MAP_SHOWN = 96  # voxels; a filter takes less than 0.1 s
 EMPTY = ""  # in a form: one of two parameters that exclude each other gives way
 USUAL_LOWPASS, USUAL_HIGHPASS = 20.0, 400.0  # Å, where they begin if no value is given
 
@@ -95,6 +101,8 @@ class Preview:
     count : number of particles
     """
 
+    choice = "Particle"
+
     def __init__(self, protocol, **cleared):
         """`cleared` are fields of the plan and what is in their place. DataError if there is nothing to show."""
         particles = _particlesOf(protocol)
@@ -122,6 +130,58 @@ class Preview:
             image = stack.read(stack.number_of(int(chosen.image_indices[number])))
         plan = dataclasses.replace(self.plan, **changed)
         return downsample_images(image[None], plan, chosen.shifts[number : number + 1])[0][0]
+
+    def name(self, number):
+        """What that is, for people."""
+        return f"particle {number + 1}"
+
+    def draw(self, axis, number, **changed):
+        """Draw that image."""
+        draw_image(axis, self.image(number, **changed), self.plan.apix_out)
+
+
+class MapPreview:
+    """Three sections of the first volume of a form, as ``Preview`` shows particles; of coarser voxels if it is large.
+
+    Attributes
+    ----------
+    plan : the form's, without those values
+    count : number of sections
+    """
+
+    choice, count = "Section", 3
+
+    def __init__(self, protocol, **cleared):
+        """`cleared` are fields of the plan and what is in their place. DataError if there is nothing to show."""
+        protocol.checkInput()
+        self.plan = dataclasses.replace(protocol.plan(), **cleared)
+        volume_checks.check(self.plan)
+        box = min(self.plan.box_out, LARGEST_MAP_SHOWN)
+        self._apix = self.plan.apix_out * self.plan.box_out / box
+        asked = {"is_mask": self.plan.is_mask, "like_box": box, "like_apix": self._apix}
+        volume = protocol.firstVolume()
+        try:
+            with MapFile(volume.getFileName(), volume.getIndex()) as sections:
+                self._volume = downsample_volume(sections, VolumePlan(self.plan.box_in, self.plan.apix_in, **asked))
+        except DataError as error:
+            raise DataError(f"Input volumes, {volume.getFileName()}: {error}") from error
+
+    def image(self, number, **changed):
+        """A section through the origin, by its number from 0, with other values in some fields of the plan."""
+        plan = dataclasses.replace(self.plan, **changed)
+        shown = {"box_in": len(self._volume), "apix_in": self._apix, "like_box": None, "like_apix": None}
+        boxes = {"crop_size": None, "fourier_crop_size": None, "target_pixel_size": None}
+        volume = downsample_volume(self._volume, dataclasses.replace(plan, **shown, **boxes))
+        return volume.take(origin(len(volume)), axis=number)
+
+    def name(self, number):
+        """What that is, for people."""
+        coarse = f" (shown at {self._apix:.4g} Å/px)" if len(self._volume) < self.plan.box_out else ""
+        return f"section across {'zyx'[number]}{coarse}"
+
+    def draw(self, axis, number, **changed):
+        """Draw that section, with y or z upwards."""
+        draw_image(axis, self.image(number, **changed)[::-1], self._apix)
 
 
 class DownsampleCropSizeWizard(_Wizard):
@@ -175,15 +235,16 @@ class DownsampleTargetPixelSizeWizard(_Wizard):
 
 
 class DownsampleLowpassWizard(_Wizard):
-    """A particle as it comes out, with the filter moved by a slider."""
+    """A particle or map as it comes out, with the filter moved by a slider."""
 
-    _targets = [(ProtDownsampleParticles, ["lowpassResolution"])]
+    _targets = [(protocol, ["lowpassResolution"]) for protocol in (ProtDownsampleParticles, ProtDownsampleVolumes)]
     name, field, title = "lowpassResolution", "lowpass_resolution", "Lowpass filter"
     usual, coarsest = USUAL_LOWPASS, COARSEST_LOWPASS
 
     def ask(self, root, protocol):
         """The chosen value for the form, or None."""
-        preview = Preview(protocol, **{self.field: None})
+        kind = MapPreview if isinstance(protocol, ProtDownsampleVolumes) else Preview
+        preview = kind(protocol, **{self.field: None})
         wanted = getattr(protocol, self.name).get() or self.usual
         value = FilterDialog(root, self.title, preview, self.field, wanted, self.coarsest).value
         return None if value is None else {self.name: value}
@@ -192,7 +253,7 @@ class DownsampleLowpassWizard(_Wizard):
 class DownsampleHighpassWizard(DownsampleLowpassWizard):
     """The same for the high-pass filter."""
 
-    _targets = [(ProtDownsampleParticles, ["highpassResolution"])]
+    _targets = [(protocol, ["highpassResolution"]) for protocol in (ProtDownsampleParticles, ProtDownsampleVolumes)]
     name, field, title = "highpassResolution", "highpass_resolution", "Highpass filter"
     usual, coarsest = USUAL_HIGHPASS, COARSEST_HIGHPASS
 

@@ -19,7 +19,7 @@ from pyworkflow.gui.dialog import RESULT_CANCEL, RESULT_YES, Dialog
 
 from ..core.geometry import origin
 from ..errors import DownsampleError
-from ..pictures.particles import contrast_limits, draw_image
+from ..pictures.particles import contrast_limits
 from ..pictures.plots import edges
 
 ROWS_SHOWN = 14
@@ -106,47 +106,47 @@ class _FigureDialog(Dialog):
         return slider
 
 
-class _ParticleDialog(_FigureDialog):
-    """The same about one of some particles, which a slider chooses."""
+class _PreviewDialog(_FigureDialog):
+    """The same about one of some particles, or sections of a map, which a slider chooses."""
 
     def __init__(self, parent, title, panels, preview):
-        """`preview` is a wizard's Preview."""
+        """`preview` is a wizard's Preview or MapPreview."""
         self._preview = preview
         _FigureDialog.__init__(self, parent, title, panels)
 
     def controls(self, frame):
-        """Sliders for the particle and for what the window is about."""
+        """Sliders for the image and for what the window is about."""
         self.slider = self.ownSlider(frame)
-        self.particle = self._slider(frame, 1, "Particle", 1, self._preview.count, 1, 1)
+        self.chosen = self._slider(frame, 1, self._preview.choice, 1, self._preview.count, 1, 1)
 
     def draw(self):
-        """Draw the particle that is chosen, or say why it cannot be shown."""
+        """Draw the image that is chosen, or say why it cannot be shown."""
         for axis in self.axes:
             axis.clear()
             axis.set_axis_off()
         try:
-            self.drawParticle(self.particle.get() - 1)
+            self.drawChosen(self.chosen.get() - 1)
         except DownsampleError as error:
             self.text.set(str(error))
         self.canvas.draw_idle()
 
 
-class RadiusDialog(_ParticleDialog):
+class RadiusDialog(_PreviewDialog):
     """A circle on a particle, whose radius (px) is moved."""
 
     def __init__(self, parent, preview, radius):
         self._radius = radius
-        _ParticleDialog.__init__(self, parent, "Background radius", 1, preview)
+        _PreviewDialog.__init__(self, parent, "Background radius", 1, preview)
 
     def ownSlider(self, frame):
         """A slider for the radius."""
         half = self._preview.plan.box_out // 2
         return self._slider(frame, 0, "Radius (px)", 1, half, 1, min(self._radius, half))
 
-    def drawParticle(self, number):
+    def drawChosen(self, number):
         """The particle and the circle."""
         radius, plan = self.slider.get(), self._preview.plan
-        draw_image(self.axes[0], self._preview.image(number), plan.apix_out)
+        self._preview.draw(self.axes[0], number)
         self.axes[0].add_patch(Circle((0, 0), radius * plan.apix_out, fill=False, color="gold", linewidth=2))
         self.text.set(
             f"Everything outside the circle counts as background. Radius {radius} px = {radius * plan.apix_out:.0f} Å "
@@ -158,28 +158,28 @@ class RadiusDialog(_ParticleDialog):
         self.value = int(self.slider.get())
 
 
-class FilterDialog(_ParticleDialog):
-    """A particle without and with a filter, whose resolution (Å) is moved."""
+class FilterDialog(_PreviewDialog):
+    """A particle or section without and with a filter, whose resolution (Å) is moved."""
 
     def __init__(self, parent, title, preview, field, resolution, coarsest):
         """`field` is that of the plan for the resolution."""
         self._field, self._resolution, self._finest = field, resolution, preview.plan.nyquist_resolution
         self._coarsest = max(coarsest, 2 * self._finest)
-        _ParticleDialog.__init__(self, parent, title, 2, preview)
+        _PreviewDialog.__init__(self, parent, title, 2, preview)
 
     def ownSlider(self, frame):
         """A slider for the resolution."""
         value = min(max(self._resolution, self._finest), self._coarsest)
         return self._slider(frame, 0, "Resolution (Å)", self._finest, self._coarsest, 0.1, value)
 
-    def drawParticle(self, number):
-        """The particle without and with the filter."""
+    def drawChosen(self, number):
+        """The image without and with the filter."""
         resolution = self.slider.get()
         for axis, changed, title in (
-            (self.axes[0], {}, "downsampled"),
+            (self.axes[0], {}, f"{self._preview.name(number)}, downsampled"),
             (self.axes[1], {self._field: resolution}, f"filtered at {resolution:.1f} Å"),
         ):
-            draw_image(axis, self._preview.image(number, **changed), self._preview.plan.apix_out)
+            self._preview.draw(axis, number, **changed)
             axis.set_title(title, fontsize=9)
         self.text.set(f"Nyquist limit of the output: {self._finest:.4g} Å")
 
