@@ -86,9 +86,9 @@ def downsample_sections(sections: Sections, plan: VolumePlan) -> Iterator[NDArra
         yield np.clip(section, 0, 1) if plan.is_mask else section
 
 
-def downsample_volume(volume: NDArray[Any], plan: VolumePlan) -> NDArray[np.float32]:
-    """What a plan makes of a map (N, N, N) as z, y, x: (n, n, n), float32. Errors as of ``downsample_sections``."""
-    return np.stack(list(downsample_sections(volume, plan)))
+def downsample_volume(sections: Sections, plan: VolumePlan) -> NDArray[np.float32]:
+    """What a plan makes of a map, as z, y, x: (n, n, n), float32. Input and errors as of ``downsample_sections``."""
+    return np.stack(list(downsample_sections(sections, plan)))
 
 
 def _sections_of(sections: Sections, plan: VolumePlan, outside: float) -> Iterator[NDArray[np.float32]]:
