@@ -29,7 +29,7 @@ import heapq
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,10 @@ from ..core.names import FORM, Names
 from ..core.plan import DownsamplePlan
 from ..errors import NAMED_IN_A_MESSAGE, DataError, PlanError
 from ..files.fingerprints import FileState, check_unchanged, difference, file_state
-from ..files.whole_files import alone_in, remove_abandoned
+from ..files.whole_files import remove_abandoned
 from ..words import counted
 from .job_checks import PARTICLES_NAME, check, count_problems, job_problems
-from .output_stack import IMAGES_NAME, JOB_NAME, OutputStack, check_described, remove_files, stack_name, write_json
+from .output_stack import IMAGES_NAME, JOB_NAME, OutputStack, alone_with, remove_files, stack_name, write_json
 from .progress import Progress, noted_progress
 from .tables import (
     ROW,
@@ -210,12 +210,9 @@ class Job:
         """The output stacks that process `part`, from 1, of so many is to make."""
         return self.stacks[part - 1 :: parts]
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """Keep others from beginning a job in the folder; DataError if one has begun since this one was written."""
-        with alone_in(self.folder or "."):
-            check_described(self.folder, self.fingerprint, self.generation)
-            yield
+        return alone_with(self.folder, self.fingerprint, self.generation)
 
     def remove_earlier_stacks(self) -> None:
         """Remove the output stacks of earlier jobs in the folder."""

@@ -231,12 +231,9 @@ class OutputStack:
         remove_files(self.path)
         remove_abandoned(self.folder or ".", [self.name])
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """Keep others from beginning a job in the folder; DataError if one has begun that this stack is not of."""
-        with alone_in(self.folder or "."):
-            check_described(self.folder, self.fingerprint, self.generation)
-            yield
+        return alone_with(self.folder, self.fingerprint, self.generation)
 
     def writer(self) -> StackWriter:
         """What writes it."""
@@ -291,8 +288,15 @@ def _header_of(path: str) -> bytes:
         return file.read(HEADER_DTYPE.itemsize)
 
 
-def check_described(folder: str, fingerprint: str, generation: int) -> None:
-    """Raise DataError if the job in a folder is another than that of a fingerprint and generation."""
+@contextlib.contextmanager
+def alone_with(folder: str, fingerprint: str, generation: int) -> Iterator[None]:
+    """Keep others from beginning a job in a folder; DataError unless its job has this fingerprint and generation."""
+    with alone_in(folder or "."):
+        _check_described(folder, fingerprint, generation)
+        yield
+
+
+def _check_described(folder: str, fingerprint: str, generation: int) -> None:
     path = os.path.join(folder, JOB_NAME)
     try:
         with open(path, encoding="utf-8") as file:

@@ -27,8 +27,8 @@ class PluginProtocol(PlainLabel, EMProtocol):
         return hasattr(self, self.outputName())
 
     def badPath(self):
-        """The list of particles that cannot be used or were left out, there if there are any."""
-        return self._getExtraPath("nothing_left_out.star")
+        """The list of particles that cannot be used or were left out, there if there are any; None without lists."""
+        return None
 
     def picturePath(self):
         """The result picture, a PNG."""

@@ -22,7 +22,7 @@ class ProblemDialog(Dialog):
 
     def __init__(self, parent, title, text, listPath):
         self._text, self._path = text, listPath
-        self._listed = listed_particles(listPath, SHOWN)
+        self._listed = listed_particles(listPath, SHOWN) if listPath else []
         Dialog.__init__(self, parent, title, buttons=[("Close", RESULT_CANCEL)], default="Close")
 
     def body(self, frame):
