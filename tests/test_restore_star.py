@@ -21,6 +21,12 @@ RESULTS = {
     "rlnAngleRot": 10.0,
     "rlnAngleTilt": 20.0,
     "rlnAnglePsi": 30.0,
+    "rlnAngleRotPrior": 11.0,
+    "rlnAngleTiltPrior": 21.0,
+    "rlnAnglePsiPrior": 31.0,
+    "rlnAnglePsiFlip": 0,
+    "rlnAnglePsiFlipRatio": 0.5,
+    "rlnAngleRotFlipRatio": 0.25,
     "rlnClassNumber": 2,
     "rlnRandomSubset": 1,
     "rlnNormCorrection": 0.9,
@@ -123,14 +129,14 @@ def test_what_was_not_refined_comes_back_as_it_was(shifts, has_optics, mode):
 
 def test_results_of_a_refinement(shifts):
     """Angles, origins and more are those that were found; the rest, the original's. The order is the refined one's."""
-    original(shifts, rlnClassNumber=["1"] * COUNT)
+    original(shifts, **{label: [str(value)] * COUNT for label, value in RESULTS.items() if "Angle" not in label})
     small = downsampled()
     steps = np.random.default_rng(2).normal(size=(COUNT, 2))
     order = np.random.default_rng(3).permutation(COUNT)[:9]  # a subset in another order
 
     def refine(rows):
         for row, step in pairs(rows, steps):
-            row.update({label: str(float(row.get(label, 0)) + 100) for label in RESULTS}, rlnGroupNumber="5")
+            row.update({label: str(float(row[label]) + 100) for label in RESULTS}, rlnGroupNumber="5")
             row["rlnDefocusU"] = "1.0"
             for label, value in zip(("rlnOriginXAngst", "rlnOriginYAngst"), step):
                 row[label] = f"{value:.6f}"
@@ -145,7 +151,7 @@ def test_results_of_a_refinement(shifts):
         assert row["rlnImageName"] == NAMES[place] == old["rlnImageName"]
         assert row["rlnMicrographName"] == f"mic{place}.mrc" and row["rlnCoordinateX"] == old["rlnCoordinateX"]
         assert row["rlnDefocusU"] == old["rlnDefocusU"]
-        assert {float(row[label]) for label in RESULTS} == {float(old.get(label, 0)) + 100 for label in RESULTS}
+        assert {label: float(row[label]) for label in RESULTS} == {label: float(old[label]) + 100 for label in RESULTS}
         assert row["rlnGroupNumber"] == "5"
         found = floats([row], "rlnOriginXAngst", "rlnOriginYAngst")[0]
         assert np.abs(found - (np.round(steps[place], 6) + d)).max() < 2e-6
