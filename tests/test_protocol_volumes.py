@@ -14,7 +14,7 @@ from downsample_plugin.core import volume_checks
 from downsample_plugin.core.plan import FilterShape
 from downsample_plugin.core.resampling import downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
-from downsample_plugin.errors import DataError
+from downsample_plugin.errors import DataError, PlanError
 from downsample_plugin.files.volumes import read_volume
 from downsample_plugin.simulate import particle_phantom
 
@@ -411,3 +411,24 @@ def test_the_filter_wizard_without_a_volume(project, maps):
 
     with pytest.raises(DataError, match="Input volumes: none are given"):
         MapPreview(project.newProtocol(ProtDownsampleVolumes))
+
+
+def test_the_filter_wizard_before_anything_else_is_given(project, maps):
+    from downsample_plugin.wizards import MapPreview
+
+    source = given(project, lambda folder: volume_in(folder, maps[:1]))
+    preview = MapPreview(new(project, source, lowpassResolution=20.0), lowpass_resolution=None)
+    assert preview.image(1) == pytest.approx(maps[0][:, BOX // 2])
+    with pytest.raises(PlanError, match="Fourier crop to box size: got 64 px"):
+        MapPreview(new(project, source, fourierCropSize=64))
+
+
+def test_the_high_pass_wizard_on_a_mask(project, maps):
+    from downsample_plugin.wizards import MapPreview
+
+    voxels = (maps[0] > 0.5).astype(np.float32)
+    mask = given(project, lambda folder: volume_in(folder, [voxels], "VolumeMask"), "outputMask")
+    preview = MapPreview(new(project, mask, "outputMask", fourierCropSize=24), highpass_resolution=None)
+    assert preview.image(0).max() <= 1
+    with pytest.raises(PlanError, match="expected none for a mask"):
+        preview.image(0, highpass_resolution=100.0)

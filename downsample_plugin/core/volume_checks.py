@@ -21,8 +21,13 @@ def check(plan: VolumePlan, names: Names = FORM) -> None:
 
 
 def problems(plan: VolumePlan, names: Names = FORM) -> list[str]:
-    """Why a request is refused; empty if it is not. Later checks build on earlier ones."""
-    return _input_problems(plan) or _size_problems(plan, names) or _other_problems(plan, names) or _nothing_to_do(plan)
+    """Why a request is refused: it cannot be done, or would do nothing; empty if it is not."""
+    return impossibilities(plan, names) or _nothing_to_do(plan)
+
+
+def impossibilities(plan: VolumePlan, names: Names = FORM) -> list[str]:
+    """Why this cannot be done; empty if it can. Later checks build on earlier ones."""
+    return _input_problems(plan) or _size_problems(plan, names) or _other_problems(plan, names)
 
 
 def warnings(plan: VolumePlan, names: Names = FORM) -> list[str]:

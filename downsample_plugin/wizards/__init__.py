@@ -16,7 +16,7 @@ from ..core.geometry import origin
 from ..core.plan import DownsamplePlan, Recenter
 from ..core.resampling import downsample_volume
 from ..core.volume_plan import VolumePlan
-from ..errors import DataError, DownsampleError
+from ..errors import DataError, DownsampleError, PlanError
 from ..files.image_readers import ImageReader
 from ..files.maps import MapFile
 from ..files.volumes import read_volume
@@ -155,7 +155,7 @@ class MapPreview:
         """`cleared` are fields of the plan and what is in their place. DataError if there is nothing to show."""
         protocol.checkInput()
         self.plan = dataclasses.replace(protocol.plan(), **cleared)
-        volume_checks.check(self.plan)
+        self._check(self.plan)
         box = min(self.plan.box_out, LARGEST_MAP_SHOWN)
         self._apix = self.plan.apix_out * self.plan.box_out / box
         asked = {"is_mask": self.plan.is_mask, "like_box": box, "like_apix": self._apix}
@@ -169,10 +169,17 @@ class MapPreview:
     def image(self, number, **changed):
         """A section through the origin, by its number from 0, with other values in some fields of the plan."""
         plan = dataclasses.replace(self.plan, **changed)
+        self._check(plan)
         shown = {"box_in": len(self._volume), "apix_in": self._apix, "like_box": None, "like_apix": None}
         boxes = {"crop_size": None, "fourier_crop_size": None, "target_pixel_size": None}
         volume = downsample_volume(self._volume, dataclasses.replace(plan, **shown, **boxes))
         return volume.take(origin(len(volume)), axis=number)
+
+    @staticmethod
+    def _check(plan):
+        found = volume_checks.impossibilities(plan)  # a plan that does nothing is to have a filter soon
+        if found:
+            raise PlanError(found)
 
     def name(self, number):
         """What that is, for people."""
