@@ -91,6 +91,22 @@ def test_replaced_during_the_run(here, monkeypatch, capsys, replace, piece):
 
 
 @pytest.mark.parametrize("replace", WAYS)
+def test_replaced_when_the_last_images_have_been_read(here, monkeypatch, capsys, replace):
+    """That is seen when their piece ends: no stack is made of them."""
+    write_stack("in.mrcs", noise(1))
+    write = worker._write_runs
+
+    def late(*arguments):
+        replace("in.mrcs", noise(2))
+        write(*arguments)
+
+    monkeypatch.setattr(worker, "_write_runs", late)
+    assert command("in.mrcs") == EXIT_DATA
+    assert "in.mrcs: it has been " in capsys.readouterr().err
+    assert not list(Path("out").glob("*.mrcs*"))
+
+
+@pytest.mark.parametrize("replace", WAYS)
 def test_replaced_before_the_results_are_registered(here, replace):
     write_stack("in.mrcs", noise(1))
     job = write_job("job", PLAN, (Row(i, i, "in.mrcs", 0, 0) for i in range(1, COUNT + 1)), 10)
