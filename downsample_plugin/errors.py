@@ -53,7 +53,7 @@ def in_a_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in TOO_MANY_FILES:
         return f"{where}{too_many_files()}"
-    if error.errno == errno.EAGAIN:  # only processes and threads are refused so
+    if error.errno == errno.EAGAIN:  # only processes are refused so
         return str(no_more_processes(error))
     return (
         f"{where}{error.strerror or error}, expected files and folders that can be read and written; check them, or "

@@ -193,7 +193,7 @@ def in_words(error: BaseException, job: Job, stacks: Sequence[OutputStack]) -> B
         )
     if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
         return DataError(f"{job.folder}: {too_many_files()}, then continue the run")
-    if isinstance(error, OSError) and error.errno == errno.EAGAIN:  # only processes and threads are refused so
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:  # only processes are refused so
         return no_more_processes(error)
     if isinstance(error, OSError):
         return DataError(
