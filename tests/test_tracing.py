@@ -250,6 +250,28 @@ def test_tables_of_images(seed):
     assert empty.find(wanted, own)[0].tolist() == [-1] * 300 and not empty.has(wanted).any()
 
 
+@pytest.mark.parametrize(
+    "records, sources_of, isClear",
+    [
+        ([None, None], [1, 1], True),  # without records, but from one image
+        ([(1, 2), (1, 2)], [1, 1], True),
+        ([(1, 2), (1, 2)], [1, 2], False),
+        ([None, None], [1, 2], False),
+        ([(1, 2), (1, 3)], [1, 1], False),
+        ([(1, 2), (None, None)], [1, 1], False),  # it may have been another shift
+    ],
+)
+def test_images_that_several_particles_share(records, sources_of, isClear):
+    """Any of them tells where it came from, if all came from there."""
+    from downsample_plugin.protocols.image_tables import ImageKeys, Link
+
+    made = [item(i, 1, "small.mrcs", record) for i, record in enumerate(records, start=1)]
+    full = [item(i, index, "full.mrcs") for i, index in enumerate(sources_of, start=1)]
+    keys = ImageKeys([])
+    link = Link(sources(newSet("made", made)), sources(newSet("full", full)), keys)
+    assert link.unclear.tolist() == ([] if isClear else [link.made.keys[0]])
+
+
 # ---- evidence ---------------------------------------------------------------------------------------------
 
 
