@@ -429,3 +429,23 @@ def test_back_to_full_size(project, items):
         assert after.getObjId() == before.getObjId()
         assert after.getLocation() == before.getLocation()
         assert after.getTransform().getMatrix() == pytest.approx(before.getTransform().getMatrix(), abs=1e-6)
+
+
+def test_a_set_that_is_written_while_it_is_looked_at():
+    """It may have been seen in part: that it is closed counts only when it stays as it is during a look."""
+    from downsample_plugin.protocols.stream import ParticleStream
+
+    class Written:
+        isOpen = False
+        writes = 1
+
+        def stamp(self):
+            return self.writes
+
+        def reload(self):
+            self.writes = min(self.writes + 1, 3)
+            return True
+
+    stream = ParticleStream(Written(), None)
+    looks = [(stream.look(), stream.isClosed) for _ in range(4)]
+    assert looks == [(True, False), (True, False), (True, True), (False, True)]
