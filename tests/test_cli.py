@@ -22,6 +22,7 @@ from downsample_plugin.files.relion_star import RelionStar
 from . import relion_files
 from .relion_files import write_refined
 from .scipion_sets import images_of_file, pairs, write_stack
+from .star_texts import read_star
 
 DATA = Path(__file__).parent / "data"
 BOX = 32
@@ -101,25 +102,26 @@ def test_the_pixel_size_of_the_header(here, capsys):
     assert "the header" not in capsys.readouterr().err
 
 
-def test_a_stack_comes_with_a_star_file(here, capsys):
+@pytest.mark.parametrize("name, out", [("in.mrcs", "out"), ("in put.mrcs", "out put")])
+def test_a_stack_comes_with_a_star_file(here, capsys, name, out):
     """It holds the stacks together, and names what each image was made of."""
     images = noise(7)
     images[2, 0, 0] = np.nan
-    write_stack("in.mrcs", images, voxel_size=1.5)
-    command("in.mrcs", "-o", "out", "--box", "16", "--particles-per-stack", "3", "--skip-corrupt")
+    write_stack(name, images, voxel_size=1.5)
+    command(name, "-o", out, "--box", "16", "--particles-per-stack", "3", "--skip-corrupt")
     said = capsys.readouterr().out
-    assert "Done: 6 particles in out/particles.star" in said
-    assert "Stacks: out/particles_000001.mrcs … out/particles_000003.mrcs (3 files)" in said
-    (optics,) = table("out/particles.star", "optics")
-    assert (optics.rlnImageSize, optics.rlnImagePixelSize, optics.rlnImageDimensionality) == ("16", "3", "2")
-    rows = table("out/particles.star", "particles")
+    assert f"Done: 6 particles in {out}/particles.star" in said
+    assert f"Stacks: {out}/particles_000001.mrcs … {out}/particles_000003.mrcs (3 files)" in said
+    blocks = read_star(f"{out}/particles.star")
+    (optics,) = blocks["optics"]
+    assert (optics["rlnImageSize"], optics["rlnImagePixelSize"], optics["rlnImageDimensionality"]) == ("16", "3", "2")
     kept = [1, 2, 4, 5, 6, 7]
     plan = DownsamplePlan(BOX, 1.5, fourier_crop_size=16)
     expected, _ = downsample_images(images[[place - 1 for place in kept]], plan)
-    for row, place, image in pairs(rows, kept, expected):
-        assert np.array_equal(image_at(row.rlnImageName), image)
-        assert row.downsampleImage == f"{place:06d}@in.mrcs"
-    with RelionStar("out/particles.star") as star:
+    for row, place, image in pairs(blocks["particles"], kept, expected):
+        assert np.array_equal(image_at(row["rlnImageName"]), image)
+        assert row["downsampleImage"] == f"{place:06d}@{name}"
+    with RelionStar(f"{out}/particles.star") as star:
         assert sum(len(some.particle_ids) for some in star.particles()) == 6
         assert (star.groups[0].apix, star.groups[0].box) == (3.0, 16)
 

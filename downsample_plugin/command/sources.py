@@ -25,7 +25,7 @@ from ..files.relion_groups import ImageGroup
 from ..files.relion_output import NewStar, Outcome, RowWriter
 from ..files.relion_star import RelionStar
 from ..files.star import Block
-from ..files.star_rows import text_of
+from ..files.star_rows import around_number
 from .command_line import check_header_pixel_size
 
 Plans = Mapping[ImageGroup, DownsamplePlan]
@@ -108,10 +108,16 @@ class StackSource:
             box=plan.box_out,
         ).encode()
         results = job.results()
-        for particle_id, stack, index, *_ in results[results["index"] > 0].tolist():
-            new = text_of(f"{index:06d}@{job.stacks[stack - 1].path}")
-            old = text_of(f"{particle_id:06d}@{self.path}")
-            yield f"{new} 1 {old} 0.000000 0.000000\n".encode("latin-1")
+        made = results[results["index"] > 0]  # as in the input, so stack by stack
+        before_old, old = around_number(self.path)
+        ends = np.searchsorted(made["stack"], np.arange(1, len(job.stacks) + 1), side="right").tolist()
+        for stack, start, end in zip(job.stacks, [0, *ends], ends):
+            before_new, new = around_number(stack.path)
+            rows = zip(made["particle_id"][start:end].tolist(), made["index"][start:end].tolist())
+            yield "".join(
+                f"{before_new}{index:06d}{new} 1 {before_old}{particle_id:06d}{old} 0.000000 0.000000\n"
+                for particle_id, index in rows
+            ).encode("latin-1")
 
 
 class StarSource:

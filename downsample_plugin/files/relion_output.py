@@ -20,7 +20,7 @@ from .relion_groups import FoundGroup, ImageGroup, pixel_size_in
 from .relion_star import RelionStar
 from .relion_tables import Optics
 from .star import BYTES_AT_ONCE, Block, Table, read_again
-from .star_rows import Kept, Rows, text_of, value_of
+from .star_rows import Kept, Rows, around_number, value_of
 
 
 class Outcome(NamedTuple):
@@ -253,11 +253,10 @@ class NewStar:
 
 def _names(outcome: Outcome) -> list[str]:
     """Names of the new images that are kept, as they stand in the text."""
-    # "@stack" is quoted where the name must be; the number comes behind the quote
-    ends = [text_of("@" + stack).partition("@") for stack in outcome.stacks]
+    around = [around_number(stack) for stack in outcome.stacks]
     kept = outcome.kept
     stacks, images = outcome.stack[kept].tolist(), outcome.image[kept].tolist()
-    return [f"{ends[stack][0]}{image:06d}@{ends[stack][2]}" for stack, image in zip(stacks, images)]
+    return [f"{around[stack][0]}{image:06d}{around[stack][1]}" for stack, image in zip(stacks, images)]
 
 
 def _changed(texts: Sequence[str], minus: NDArray[np.float64], times: NDArray[np.float64]) -> list[str]:

@@ -238,3 +238,12 @@ def text_of(value: str) -> str:
     raise DataError(
         f"{value!r}: it contains both kinds of quotes before spaces, which a STAR file cannot hold; give another name"
     )
+
+
+def around_number(stack: str) -> tuple[str, str]:
+    """What stands in the text before and behind the number of an image of a stack: ``@stack``, and quotes perhaps.
+
+    Errors as of ``text_of``.
+    """
+    before, at, behind = text_of("@" + stack).partition("@")
+    return before, at + behind
