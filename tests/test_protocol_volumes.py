@@ -3,6 +3,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import mrcfile
@@ -12,7 +13,7 @@ import pytest
 from downsample_plugin import headless
 from downsample_plugin.core import volume_checks
 from downsample_plugin.core.plan import FilterShape
-from downsample_plugin.core.resampling import downsample_volume
+from downsample_plugin.core.resampling import downsample_sections, downsample_volume
 from downsample_plugin.core.volume_plan import VolumePlan
 from downsample_plugin.errors import DataError, PlanError
 from downsample_plugin.files.volumes import read_volume
@@ -308,11 +309,19 @@ def test_a_full_disk_is_a_sentence(project, maps, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 10_000_000, 50_000_000])
-def test_killed_while_it_writes(project, maps, size):
+def test_killed_while_it_writes(project, maps, monkeypatch, size):
     """Nothing stands under its name that is not whole; on Continue nothing is left of the unfinished file."""
     source = given(project, lambda folder: volume_in(folder, maps))
     protocol = new(project, source, cropSize=240)
-    project.launchProtocol(protocol, wait=False)
+
+    def slowly(*arguments):
+        for section in downsample_sections(*arguments):
+            time.sleep(0.005)  # so that the file is seen in each of its sizes
+            yield section
+
+    with monkeypatch.context() as patched:
+        patched.setattr("downsample_plugin.files.maps.downsample_sections", slowly)
+        project.launchProtocol(protocol, wait=False)
     folder = Path(protocol._getExtraPath())
 
     def has_begun():
@@ -380,7 +389,7 @@ def test_what_the_wizards_offer(project, maps):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_filter_wizard_shows_what_comes_out(project, maps, number):
-    from downsample_plugin.wizards import MapPreview
+    from downsample_plugin.wizards.previews import MapPreview
 
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     form = {"cropSize": 44, "fourierCropSize": 30, "filterOrder": 4}
@@ -392,13 +401,13 @@ def test_the_filter_wizard_shows_what_comes_out(project, maps, number):
 
 def test_the_filter_wizard_shows_large_maps_coarsely(project, maps, monkeypatch):
     """About the same origin, at the same scale."""
-    from downsample_plugin import wizards
+    from downsample_plugin.wizards import previews
 
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     protocol = new(project, source, cropSize=44, lowpassResolution=40.0)
-    fine = wizards.MapPreview(protocol).image(0)
-    monkeypatch.setattr(wizards, "LARGEST_MAP_SHOWN", 22)
-    preview = wizards.MapPreview(protocol)
+    fine = previews.MapPreview(protocol).image(0)
+    monkeypatch.setattr(previews, "LARGEST_MAP_SHOWN", 22)
+    preview = previews.MapPreview(protocol)
     assert preview.name(2) == "section across x (shown at 3 Å/px)"
     coarse = preview.image(0)
     assert coarse.shape == (22, 22)
@@ -407,14 +416,14 @@ def test_the_filter_wizard_shows_large_maps_coarsely(project, maps, monkeypatch)
 
 def test_the_filter_wizard_without_a_volume(project, maps):
     from downsample_plugin.protocols import ProtDownsampleVolumes
-    from downsample_plugin.wizards import MapPreview
+    from downsample_plugin.wizards.previews import MapPreview
 
     with pytest.raises(DataError, match="Input volumes: none are given"):
         MapPreview(project.newProtocol(ProtDownsampleVolumes))
 
 
 def test_the_filter_wizard_before_anything_else_is_given(project, maps):
-    from downsample_plugin.wizards import MapPreview
+    from downsample_plugin.wizards.previews import MapPreview
 
     source = given(project, lambda folder: volume_in(folder, maps[:1]))
     preview = MapPreview(new(project, source, lowpassResolution=20.0), lowpass_resolution=None)
@@ -424,7 +433,7 @@ def test_the_filter_wizard_before_anything_else_is_given(project, maps):
 
 
 def test_the_high_pass_wizard_on_a_mask(project, maps):
-    from downsample_plugin.wizards import MapPreview
+    from downsample_plugin.wizards.previews import MapPreview
 
     voxels = (maps[0] > 0.5).astype(np.float32)
     mask = given(project, lambda folder: volume_in(folder, [voxels], "VolumeMask"), "outputMask")

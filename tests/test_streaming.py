@@ -370,14 +370,14 @@ def test_an_open_set_without_particles_in_the_form(project):
 
 def test_looking_at_an_open_set_does_not_lock_it(project, items):
     """The form, its checks and its wizards leave no reader behind that would keep the writer waiting."""
-    from downsample_plugin import wizards
+    from downsample_plugin.wizards.previews import Preview
 
     feeder = Feeder(project, alignment="Projection")
     feeder.feed(items[:20])
     protocol = new_downsample(project, feeder.protocol, **SETTINGS)
     assert protocol.validate() == []
     protocol.warnings()
-    assert wizards.Preview(protocol).image(0).shape == (16, 16)
+    assert Preview(protocol).image(0).shape == (16, 16)
     start = time.monotonic()
     feeder.feed(items[20:], close=True)
     assert time.monotonic() - start < LONGEST

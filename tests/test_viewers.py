@@ -163,7 +163,7 @@ def test_all_that_the_viewers_offer_is_drawn(project, blobs, small):
 
 
 def test_wizards_preview_any_particle_as_it_comes_out(project, blobs, small):
-    from downsample_plugin.wizards import Preview
+    from downsample_plugin.wizards.previews import Preview
 
     protocol = new_downsample(project, blobs, fourierCropSize=32, recenter=True, lowpassResolution=20.0)
     preview = Preview(protocol, lowpass_resolution=None)
