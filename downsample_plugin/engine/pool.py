@@ -3,7 +3,7 @@
 
 The workers of Python's own pool share two queues. One that is killed while it has the lock of the first, or is writing
 to the second, keeps the others, and who waits for them, for ever: seen at the end of a run, and in the middle of an
-answer of 500 MB. Here each worker has a pipe of its own, and this process has no threads, which may be refused.
+answer of 500 MB. Here each worker has a pipe of its own, and no thread takes part, which may be refused.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class _Making:
         ):
             stack = self._waiting.popleft()
             work = StackUnderWay(stack, self._inputs, self._per_piece, self._skip_corrupt)
-            self._under_way.append(work)
+            self._under_way.append(work)  # before it begins: what it leaves when that fails is removed too
             if work.begin():
                 self._crew.begin(work, self._job, self._per_piece)
             else:
