@@ -74,10 +74,8 @@ def _box(parser: argparse.ArgumentParser) -> None:
         "--box",
         type=int,
         metavar="n",
-        help=(
-            "Fourier crop to a box of n px; choose an even one for RELION 3.1, which reconstructs wrong maps from "
-            "odd boxes"
-        ),
+        help="Fourier crop to a box of n px; choose an even one for RELION 3.1, which reconstructs wrong maps from "
+        "odd boxes",
     )
     size.add_argument(
         "--pixel-size", type=float, metavar="p", help="Fourier crop to about p Å/px: the nearest even box"
@@ -111,7 +109,7 @@ def _filters(parser: argparse.ArgumentParser) -> None:
         "--highpass",
         type=float,
         metavar="Å",
-        help=("remove variation slower than this; the gain is 1/2 at this resolution"),
+        help="remove variation slower than this; the gain is 1/2 at this resolution",
     )
     add(
         "--normalize",
@@ -136,7 +134,7 @@ def _storage(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-picture",
         action="store_true",
-        help=("do not draw DIR/result.png, a picture of particles before and after"),
+        help="do not draw DIR/result.png, a picture of particles before and after",
     )
 
 

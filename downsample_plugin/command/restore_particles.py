@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--apix",
         type=float,
         metavar="A",
-        help=("pixel size (Å/px) of the images of ORIGINAL.star, if it does not give one"),
+        help="pixel size (Å/px) of the images of ORIGINAL.star, if it does not give one",
     )
     add("--skip-missing", action="store_true", help="leave out particles that have no original, and count them")
     add("--force", action="store_true", help="overwrite FULL.star")
